@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host contract: what a Linux machine offers to a VMM at the system-call boundary.
+
+Everything above this file (vmm, ras, fixtures, tests) is written once against these protocols; `hosts.linux` and
+`sim.host` implement them. Errors are OSError with the kernel's errno, on both.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from ctypes import Array, Structure, c_char
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from pytest_kvm_sea.addresses import HostVA
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.uapi.revisions import Revision
+
+Argument: TypeAlias = "int | Structure | Array[c_char] | bytearray | memoryview"
+"""What an ioctl takes: a number, or a buffer that the kernel reads and writes in place."""
+
+
+class Backing(enum.Enum):
+    """What guest memory is made of; the value is the word used in options and test ids."""
+
+    ANONYMOUS = "anonymous"
+    THP = "thp"
+    HUGETLB_2M = "hugetlb-2m"
+    HUGETLB_1G = "hugetlb-1g"
+
+
+class File(Protocol):
+    """An open file description. Closing twice is allowed; anything else on a closed file is EBADF."""
+
+    def ioctl(self, request: int, argument: Argument = 0, /) -> int:
+        """ioctl(2): the non-negative result. Buffers are read and written in place."""
+        ...
+
+    def mmap(self, length: int, /) -> memoryview:
+        """A shared, writable mapping of the file from offset 0."""
+        ...
+
+    def pread(self, size: int, offset: int, /) -> bytes: ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """From the file's position; everything to the end without a size."""
+        ...
+
+    def write(self, data: bytes, /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Memory(Protocol):
+    """Memory of the VMM that can back a guest."""
+
+    @property
+    def address(self) -> HostVA: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes themselves, format 'B', writable."""
+        ...
+
+    def close(self) -> None:
+        """munmap(2). Allowed twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sigbus:
+    """The siginfo of a SIGBUS (sigaction(2)); codes as in asm-generic/siginfo.h."""
+
+    code: int
+    """BUS_ADRERR 2, BUS_OBJERR 3, BUS_MCEERR_AR 4, BUS_MCEERR_AO 5, SI_KERNEL 0x80."""
+    address: HostVA
+    lsb: int = 0
+    """Least significant bit of the address that is valid: 12 for a 4 KiB page. Only with the MCEERR codes."""
+
+
+class Host(Protocol):
+    """A Linux machine as a VMM sees it."""
+
+    @property
+    def name(self) -> str:
+        """``linux`` or ``sim``."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The start of test ids: ``sim-ampereone-mainline``, ``linux-mainline``."""
+        ...
+
+    @property
+    def revision(self) -> Revision:
+        """The revision of KVM's user API that was chosen for this host."""
+        ...
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def machine(self) -> str:
+        """As uname -m."""
+        ...
+
+    @property
+    def release(self) -> str:
+        """As uname -r."""
+        ...
+
+    def open(self, path: str, flags: int, /) -> File:
+        """open(2) with O_RDONLY, O_WRONLY or O_RDWR; files are never created."""
+        ...
+
+    def access(self, path: str, mode: int, /) -> None:
+        """access(2) with os.F_OK, R_OK, W_OK: returns, or raises OSError with the reason."""
+        ...
+
+    def listdir(self, path: str, /) -> Sequence[str]: ...
+
+    def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
+        """mmap(2) of private anonymous memory, reserved but not touched. ENOMEM where huge pages are missing."""
+        ...
+
+    def capture_sigbus(self) -> AbstractContextManager[list[Sigbus]]:
+        """While the context lasts, a SIGBUS of the calling thread goes into the list instead of ending the process."""
+        ...
+
+    def interrupt(self, thread: int, /) -> None:
+        """Make KVM_RUN in that thread (threading.get_ident) return EINTR, as a signal does."""
+        ...
+
+    def close(self) -> None:
+        """Release what the host holds. Files and memory that are still open become invalid."""
+        ...
