@@ -77,7 +77,7 @@ class Einj:
     parameters: bool = True
     """SET_ERROR_TYPE_WITH_ADDRESS is there, and so are the files flags, param1 to param4, notrigger."""
     notrigger: bool = True
-    """The file notrigger exists and is honoured. False: an injected error is reported at once and its page taken offline."""
+    """The file notrigger is there and honoured. False: an error is reported at once, the page taken offline."""
     error_types: tuple[int, ...] = (0x08, 0x10, 0x20)
     """Bits of available_error_type."""
     poisons: bool = True
