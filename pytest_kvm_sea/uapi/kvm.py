@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Numbers of KVM's user API that no revision changes (include/uapi/linux/kvm.h). Names are the kernel's."""
+
+from __future__ import annotations
+
+import enum
+
+from pytest_kvm_sea.uapi.ioctls import io, ior, iow, iowr
+
+KVM_API_VERSION = 12
+
+# /dev/kvm
+KVM_GET_API_VERSION = io(0x00)
+KVM_CREATE_VM = io(0x01)
+KVM_CHECK_EXTENSION = io(0x03)
+KVM_GET_VCPU_MMAP_SIZE = io(0x04)
+
+# A VM
+KVM_CREATE_VCPU = io(0x41)
+KVM_SET_USER_MEMORY_REGION = iow(0x46, 32)
+KVM_ENABLE_CAP = iow(0xA3, 104)
+KVM_ARM_PREFERRED_TARGET = ior(0xAF, 32)
+
+# A vCPU
+KVM_RUN = io(0x80)
+KVM_GET_VCPU_EVENTS = ior(0x9F, 64)
+KVM_SET_VCPU_EVENTS = iow(0xA0, 64)
+KVM_GET_ONE_REG = iow(0xAB, 16)
+KVM_SET_ONE_REG = iow(0xAC, 16)
+KVM_ARM_VCPU_INIT = iow(0xAE, 32)
+KVM_GET_REG_LIST = iowr(0xB0, 8)
+
+KVM_VM_TYPE_ARM_IPA_SIZE_MASK = 0xFF
+
+KVM_MEM_LOG_DIRTY_PAGES = 1 << 0
+KVM_MEM_READONLY = 1 << 1
+KVM_MEM_MAX_NR_PAGES = (1 << 31) - 1
+KVM_USER_MEM_SLOTS = 32767
+
+KVM_CAP_USER_MEMORY = 3
+KVM_CAP_NR_VCPUS = 9
+KVM_CAP_NR_MEMSLOTS = 10
+KVM_CAP_MP_STATE = 14
+KVM_CAP_SYNC_MMU = 16
+KVM_CAP_DESTROY_MEMORY_REGION_WORKS = 21
+KVM_CAP_VCPU_EVENTS = 41
+KVM_CAP_MAX_VCPUS = 66
+KVM_CAP_ONE_REG = 70
+KVM_CAP_READONLY_MEM = 81
+KVM_CAP_ARM_PSCI = 87
+KVM_CAP_ENABLE_CAP_VM = 98
+KVM_CAP_ARM_PSCI_0_2 = 102
+KVM_CAP_CHECK_EXTENSION_VM = 105
+KVM_CAP_MAX_VCPU_ID = 128
+KVM_CAP_IMMEDIATE_EXIT = 136
+KVM_CAP_ARM_INJECT_SERROR_ESR = 158
+KVM_CAP_ARM_VM_IPA_SIZE = 165
+KVM_CAP_ARM_NISV_TO_USER = 177
+KVM_CAP_ARM_INJECT_EXT_DABT = 178
+KVM_CAP_ARM_EL2 = 240
+
+KVM_ARM_TARGET_GENERIC_V8 = 5
+KVM_ARM_VCPU_POWER_OFF = 0
+KVM_ARM_VCPU_EL1_32BIT = 1
+KVM_ARM_VCPU_PSCI_0_2 = 2
+
+KVM_SYSTEM_EVENT_SHUTDOWN = 1
+KVM_SYSTEM_EVENT_RESET = 2
+
+ARM_EXCEPTION_IL = 3
+"""fail_entry's reason where the vCPU's PSTATE is not one that it can be in (arch/arm64/include/asm/kvm_asm.h)."""
+
+
+class Exit(enum.IntEnum):
+    """kvm_run.exit_reason, those that arm64 gives in every revision."""
+
+    UNKNOWN = 0
+    DEBUG = 4
+    MMIO = 6
+    FAIL_ENTRY = 9
+    INTR = 10
+    INTERNAL_ERROR = 17
+    SYSTEM_EVENT = 24
+    ARM_NISV = 28
+    MEMORY_FAULT = 39
+    ARM_LDST64B = 42
