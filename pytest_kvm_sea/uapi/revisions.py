@@ -36,7 +36,7 @@ class Revision:
     """KVM_EXIT_ARM_SEA_FLAG_GPA_VALID."""
     arm_sea_field: str
     """The member of the exit union: `arm_sea` or `arm_sea_v1`."""
-    vcpu_events: type[VcpuEvents] | type[VcpuEventsV1]
+    vcpu_events: type[VcpuEvents | VcpuEventsV1]
     """struct kvm_vcpu_events."""
     esr_mask: int
     """The bits of ESR_EL2 that arm_sea.esr may have (SET, bits 12:11, only where the VM has FEAT_RAS)."""

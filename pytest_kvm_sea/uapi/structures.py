@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM's structures that are the same in every revision (include/uapi/linux/kvm.h, arch/arm64/include/uapi/asm/kvm.h)."""
+"""Structures of KVM's user API (include/uapi/linux/kvm.h, arch/arm64/include/uapi/asm/kvm.h)."""
 
 from __future__ import annotations
 
