@@ -1,15 +1,58 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a platform file says, as data. `platforms.loader` reads the YAML into these and checks it.
 
-Field names are the keys of the YAML; every field's text is its documentation.
+Field names are the keys of the YAML; every field's text is its documentation. What a type cannot say (a range, a set of
+values, a pattern) is an annotation of the field, so that it stands in one place.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Annotation of a number: lowest and highest value, both allowed."""
+
+    lowest: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Annotation of a number or a text: all values that are allowed."""
+
+    values: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Annotation of a text: the regular expression that all of it matches, and the same in words."""
+
+    expression: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Annotation of a number: exactly one bit of the mask."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Annotation of a number of bytes: written with a unit (`4KiB`, `64GiB`) and a multiple of `step`."""
+
+    step: int = 1
+
+
+ErrorType: TypeAlias = Annotated[int, Bits(0x8000_0FFF)]
+"""A bit of EINJ's GET_ERROR_TYPE (ACPI 6.5, table 18.30): 0 to 11, or 31 for the types that a vendor defines."""
 
 
 class SeaPolicy(enum.Enum):
@@ -33,16 +76,20 @@ class Lockdown(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    release: str = "7.3.4"
+    release: Annotated[str, Pattern(r"\d+\.\d+[-+.~\w]*", "a kernel release such as 7.3.4 or 6.15.0-rc5")] = "7.3.4"
     """As uname -r prints it."""
-    uapi: str = "mainline"
+    uapi: Annotated[str, OneOf(("mainline", "series-v1"))] = "mainline"
     """Revision of the user API: mainline or series-v1."""
-    page_size: int = 4 * KIB
+    page_size: Annotated[int, Unit(), OneOf((4 * KIB, 16 * KIB, 64 * KIB))] = 4 * KIB
     """Page size of the host kernel: 4KiB, 16KiB or 64KiB."""
     sea_to_user: bool = True
     """Whether this kernel has KVM_CAP_ARM_SEA_TO_USER at all."""
     il_from_last_trap: bool = False
     """Before 7.2: the IL bit of an injected syndrome is copied from the vCPU's last trap."""
+    immediate_injection: bool = True
+    """Since 6.17: an injected exception is entered at once. False: it is marked, and entered by the next KVM_RUN."""
+    s1ptw_level: bool = True
+    """Since 7.0: an abort injected for a failed stage-1 walk carries the level of the walk."""
     lockdown: Lockdown = Lockdown.NONE
 
 
@@ -56,15 +103,15 @@ class Processor:
     """Memory errors are reported as parity or ECC errors (status codes 0x18 to 0x1f). Only without ras."""
     ease: bool = False
     """FEAT_DoubleFault2: SCTLR2_EL1.EASE exists."""
-    ipa_bits: int = 48
+    ipa_bits: Annotated[int, Range(32, 52)] = 48
     """Size of the intermediate physical address space that KVM offers: 32 to 52."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hugepages:
-    free_2m: int = 512
+    free_2m: Annotated[int, Range(0, 1 << 24)] = 512
     """2 MiB hugetlb pages in the pool."""
-    free_1g: int = 2
+    free_1g: Annotated[int, Range(0, 1 << 15)] = 2
     """1 GiB hugetlb pages in the pool."""
 
 
@@ -78,7 +125,7 @@ class Einj:
     """SET_ERROR_TYPE_WITH_ADDRESS is there, and so are the files flags, param1 to param4, notrigger."""
     notrigger: bool = True
     """The file notrigger is there and honoured. False: an error is reported at once, the page taken offline."""
-    error_types: tuple[int, ...] = (0x08, 0x10, 0x20)
+    error_types: tuple[ErrorType, ...] = (0x08, 0x10, 0x20)
     """Bits of available_error_type."""
     poisons: bool = True
     """False: the firmware reports success and no memory is poisoned."""
@@ -89,6 +136,8 @@ class Firmware:
     einj: Einj = field(default_factory=Einj)
     sea: SeaPolicy = SeaPolicy.UNCLAIMED
     """What APEI does with a guest's SEA."""
+    forwards_sea: bool = False
+    """The firmware takes aborts first and hands them on to EL2, whether or not the core has FEAT_RAS to route them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +152,14 @@ class Process:
 class Platform:
     """One host to simulate."""
 
-    name: str
-    """Used in test ids: lower case letters, digits and '-'."""
-    description: str
+    name: Annotated[str, Pattern("[a-z0-9]+([.-][a-z0-9]+)*", "lower case letters, digits, '-' and '.' between them")]
+    """Used in test ids: lower case letters, digits, and '-' or '.' between them."""
+    description: Annotated[str, Pattern(r"\S.*", "a sentence")]
+    """One sentence: what is special about this host."""
     kernel: Kernel = field(default_factory=Kernel)
     cpu: Processor = field(default_factory=Processor)
-    memory: int = 64 * GIB
-    """System RAM in bytes (`64GiB` in the file)."""
+    memory: Annotated[int, Unit(2 * MIB), Range(1 * GIB, 4096 * GIB)] = 64 * GIB
+    """System RAM, `64GiB` in the file; bytes here."""
     hugepages: Hugepages = field(default_factory=Hugepages)
     firmware: Firmware = field(default_factory=Firmware)
     process: Process = field(default_factory=Process)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one error of this package, and the hints in its text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PlatformError(Exception):
+    """A platform cannot be loaded; the text is for people: `FILE:LINE:COLUMN: problem; what is valid`."""
+
+
+def choices(given: str, valid: Iterable[str], *, noun: str) -> str:
+    """`nearest valid NOUN: x; valid NOUNs: x, y, z`, without the first half where nothing is near."""
+    names = list(valid)
+    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"nearest valid {noun}: {nearest[0]}; " if nearest else ""
+    return f"{hint}valid {noun}s: {', '.join(names)}"
