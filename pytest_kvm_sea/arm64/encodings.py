@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The encodings of A64 instructions, as one table (Arm ARM, C4 and C6).
+
+Whoever makes instruction words and whoever decodes them reads this table; no other place knows where a field lies.
+
+A pattern is written from bit 31 down to bit 0:
+
+========== =========================================================================================================
+``0110``   bits that must have these values
+``(111)``  bits that should have these values: written so, ignored when decoding
+``name``   a field of one bit
+``name:5`` a field of five bits
+``imm:9s`` the same, a signed number in two's complement
+========== =========================================================================================================
+
+`Encoding.unallocated` lists what the pattern matches although the architecture has no such instruction; each entry is a
+set of fields with their bits, ``x`` for any: ``"sf=0 imm6=1xxxxx"``. Such words are UNDEFINED unless another entry has
+them.
+
+Names follow the architecture's encoding classes, field names the manual's. Where a class holds several instructions its
+fields tell them apart, and `Encoding.summary` names them in the order of that field.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+WORD_BITS = 32
+
+_TOKEN = re.compile(r"(?P<bits>[01]+)|\((?P<should>[01]+)\)|(?P<name>[A-Za-z]\w*)(?::(?P<width>\d+)(?P<signed>s?))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One encoding class: which words it has, and where its fields lie."""
+
+    name: str
+    pattern: str
+    summary: str
+    unallocated_rules: tuple[str, ...] = ()
+    mask: int = field(init=False, default=0)
+    """Bits that are fixed; ``word & mask == match`` for every word of this class."""
+    match: int = field(init=False, default=0)
+    should_be: int = field(init=False, default=0)
+    """Bits that should be one but are ignored by the decoder."""
+    fields: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)
+    """name -> (shift, width)."""
+    signed: frozenset[str] = field(init=False, default=frozenset())
+    """Names of the fields that are signed numbers."""
+    unallocated: tuple[tuple[int, int], ...] = field(init=False, default=())
+    """(mask, match) of the words that are not allocated."""
+
+    def __post_init__(self) -> None:
+        shift, mask, match, should_be, signed = WORD_BITS, 0, 0, 0, set()
+        for token in self.pattern.split():
+            found = _TOKEN.fullmatch(token)
+            if found is None:
+                raise ValueError(f"{self.name}: {token!r} is not part of a pattern")
+            bits = found["bits"] or found["should"]
+            width = len(bits) if bits else int(found["width"] or 1)
+            shift -= width
+            if found["bits"]:
+                mask |= (1 << width) - 1 << shift
+                match |= int(bits, 2) << shift
+            elif found["should"]:
+                should_be |= int(bits, 2) << shift
+            else:
+                self.fields[found["name"]] = (shift, width)
+                if found["signed"]:
+                    signed.add(found["name"])
+        if shift != 0:
+            raise ValueError(f"{self.name}: the pattern has {WORD_BITS - shift} bits, not {WORD_BITS}")
+        put = object.__setattr__
+        put(self, "mask", mask)
+        put(self, "match", match)
+        put(self, "should_be", should_be)
+        put(self, "signed", frozenset(signed))
+        put(self, "unallocated", tuple(self._rule(rule) for rule in self.unallocated_rules))
+
+    def _rule(self, rule: str) -> tuple[int, int]:
+        mask = match = 0
+        for part in rule.split():
+            name, _, bits = part.partition("=")
+            shift, width = self.fields[name]
+            if len(bits) != width:
+                raise ValueError(f"{self.name}: {part!r} does not give {width} bits")
+            mask |= int(bits.replace("0", "1").replace("x", "0"), 2) << shift
+            match |= int(bits.replace("x", "0"), 2) << shift
+        return mask, match
+
+    def has(self, word: int) -> bool:
+        """Whether this word is an allocated instruction of this class."""
+        if word & self.mask != self.match:
+            return False
+        return all(word & mask != match for mask, match in self.unallocated)
+
+    def decode(self, word: int) -> dict[str, int]:
+        """The fields of a word of this class; signed ones as signed numbers."""
+        values = {}
+        for name, (shift, width) in self.fields.items():
+            value = word >> shift & (1 << width) - 1
+            if name in self.signed and value >> width - 1:
+                value -= 1 << width
+            values[name] = value
+        return values
+
+    def encode(self, **values: int) -> int:
+        """The word with these fields. Raises ValueError where one is missing, unknown, out of range or unallocated."""
+        if values.keys() != self.fields.keys():
+            missing = ", ".join(self.fields.keys() - values.keys()) or "none"
+            unknown = ", ".join(values.keys() - self.fields.keys()) or "none"
+            raise ValueError(
+                f"{self.name}: fields missing: {missing}; unknown: {unknown}; it has {', '.join(self.fields)}"
+            )
+        word = self.match | self.should_be
+        for name, value in values.items():
+            shift, width = self.fields[name]
+            low, high = (-1 << width - 1, (1 << width - 1) - 1) if name in self.signed else (0, (1 << width) - 1)
+            if not low <= value <= high:
+                raise ValueError(f"{self.name}: field {name} is {value}; it takes {low} to {high}")
+            word |= (value & (1 << width) - 1) << shift
+        for rule, (mask, match) in zip(self.unallocated_rules, self.unallocated, strict=True):
+            if word & mask == match:
+                raise ValueError(f"{self.name}: {rule} is not an instruction (unallocated)")
+        return word
+
+
+_SF_SHIFT = ("sf=0 imm6=1xxxxx",)
+_PRFM = "size=11 opc=10"
+_LOADS = ("size=1x opc=11", _PRFM)
+
+_TABLE = (
+    # Data processing, immediate (C4.1.92)
+    ("ADR", "op immlo:2 10000 immhi:19s Rd:5", "ADR, ADRP"),
+    ("ADDSUB_IMM", "sf op S 100010 sh imm12:12 Rn:5 Rd:5", "ADD, SUB by op; S sets flags; sh: imm12 << 12"),
+    (
+        "LOGICAL_IMM",
+        "sf opc:2 100100 N immr:6 imms:6 Rn:5 Rd:5",
+        "AND, ORR, EOR, ANDS",
+        "sf=0 N=1",
+        "N=1 imms=111111",
+        "N=0 imms=011111",
+        "N=0 imms=101111",
+        "N=0 imms=110111",
+        "N=0 imms=111011",
+        "N=0 imms=111101",
+        "N=0 imms=11111x",
+    ),
+    ("MOVE_WIDE", "sf opc:2 100101 hw:2 imm16:16 Rd:5", "MOVN, -, MOVZ, MOVK", "opc=01", "sf=0 hw=1x"),
+    (
+        "BITFIELD",
+        "sf opc:2 100110 N immr:6 imms:6 Rn:5 Rd:5",
+        "SBFM, BFM, UBFM",
+        "opc=11",
+        "sf=0 N=1",
+        "sf=1 N=0",
+        "sf=0 immr=1xxxxx",
+        "sf=0 imms=1xxxxx",
+    ),
+    (
+        "EXTR",
+        "sf 00 100111 N 0 Rm:5 imms:6 Rn:5 Rd:5",
+        "EXTR",
+        "sf=0 N=1",
+        "sf=1 N=0",
+        "sf=0 imms=1xxxxx",
+    ),
+    # Branches, exception generation, system (C4.1.93)
+    ("B_COND", "01010100 imm19:19s 0 cond:4", "B.cond"),
+    ("B", "op 00101 imm26:26s", "B, BL"),
+    ("CBZ", "sf 011010 op imm19:19s Rt:5", "CBZ, CBNZ"),
+    ("TBZ", "b5 011011 op b40:5 imm14:14s Rt:5", "TBZ, TBNZ"),
+    ("BR", "1101011 00 opc:2 11111 000000 Rn:5 00000", "BR, BLR, RET", "opc=11"),
+    ("ERET", "11010110100 11111 000000 11111 00000", "ERET"),
+    ("UDF", "0000000000000000 imm16:16", "UDF"),
+    ("SVC", "11010100 000 imm16:16 000 01", "SVC"),
+    ("HVC", "11010100 000 imm16:16 000 10", "HVC"),
+    ("SMC", "11010100 000 imm16:16 000 11", "SMC"),
+    ("BRK", "11010100 001 imm16:16 000 00", "BRK"),
+    ("HLT", "11010100 010 imm16:16 000 00", "HLT"),
+    (
+        "HINT",
+        "11010101000000110010 CRm:4 op2:3 11111",
+        "NOP 0:0, YIELD 0:1, WFE 0:2, WFI 0:3, SEV 0:4, ESB 2:0, BTI 4:…",
+    ),
+    ("CLREX", "11010101000000110011 CRm:4 010 11111", "CLREX"),
+    ("DSB", "11010101000000110011 CRm:4 100 11111", "DSB; CRm is the option: 15 SY, 11 ISH, 9 ISHLD, 10 ISHST, …"),
+    ("DMB", "11010101000000110011 CRm:4 101 11111", "DMB"),
+    ("ISB", "11010101000000110011 CRm:4 110 11111", "ISB"),
+    ("SB", "11010101000000110011 (0000) 111 11111", "SB"),
+    (
+        "MSR_IMM",
+        "1101010100000 op1:3 0100 CRm:4 op2:3 11111",
+        "MSR (immediate): DAIFSet 3:6, DAIFClr 3:7, SPSel 0:5, PAN 0:4",
+    ),
+    ("SYS", "1101010100001 op1:3 CRn:4 CRm:4 op2:3 Rt:5", "SYS: AT, DC, IC, TLBI"),
+    ("SYSL", "1101010100101 op1:3 CRn:4 CRm:4 op2:3 Rt:5", "SYSL"),
+    ("MSR", "11010101000 1 sysreg:15 Rt:5", "MSR (register); sysreg is the low 15 bits of a SysReg"),
+    ("MRS", "11010101001 1 sysreg:15 Rt:5", "MRS"),
+    # Data processing, register (C4.1.95)
+    (
+        "LOGICAL_SHIFTED",
+        "sf opc:2 01010 shift:2 N Rm:5 imm6:6 Rn:5 Rd:5",
+        "AND, ORR, EOR, ANDS; N inverts Rm",
+        *_SF_SHIFT,
+    ),
+    ("ADDSUB_SHIFTED", "sf op S 01011 shift:2 0 Rm:5 imm6:6 Rn:5 Rd:5", "ADD, SUB", "shift=11", *_SF_SHIFT),
+    ("ADDSUB_EXTENDED", "sf op S 01011 001 Rm:5 option:3 imm3:3 Rn:5 Rd:5", "ADD, SUB", "imm3=11x", "imm3=101"),
+    ("ADDSUB_CARRY", "sf op S 11010000 Rm:5 000000 Rn:5 Rd:5", "ADC, SBC"),
+    ("CCMP_REG", "sf op 1 11010010 Rm:5 cond:4 00 Rn:5 0 nzcv:4", "CCMN, CCMP"),
+    ("CCMP_IMM", "sf op 1 11010010 imm5:5 cond:4 10 Rn:5 0 nzcv:4", "CCMN, CCMP"),
+    ("CSEL", "sf op 0 11010100 Rm:5 cond:4 0 o2 Rn:5 Rd:5", "op:o2 CSEL, CSINC, CSINV, CSNEG"),
+    ("MADD", "sf 00 11011 000 Rm:5 o0 Ra:5 Rn:5 Rd:5", "MADD, MSUB"),
+    ("MADDL", "100 11011 U 01 Rm:5 o0 Ra:5 Rn:5 Rd:5", "U:o0 SMADDL, SMSUBL, UMADDL, UMSUBL"),
+    ("MULH", "100 11011 U 10 Rm:5 0 (11111) Rn:5 Rd:5", "SMULH, UMULH"),
+    ("DIV", "sf 00 11010110 Rm:5 00001 o1 Rn:5 Rd:5", "UDIV, SDIV"),
+    ("SHIFT_VARIABLE", "sf 00 11010110 Rm:5 0010 op2:2 Rn:5 Rd:5", "LSLV, LSRV, ASRV, RORV"),
+    (
+        "CRC32",
+        "sf 00 11010110 Rm:5 010 C sz:2 Rn:5 Rd:5",
+        "CRC32B, H, W, X; C: CRC32C",
+        "sf=0 sz=11",
+        "sf=1 sz=0x",
+        "sf=1 sz=10",
+    ),
+    (
+        "ONE_SOURCE",
+        "sf 10 11010110 00000 000 opcode:3 Rn:5 Rd:5",
+        "RBIT, REV16, REV (sf=0) or REV32, REV (sf=1), CLZ, CLS",
+        "opcode=11x",
+        "sf=0 opcode=011",
+    ),
+    # Loads and stores (C4.1.94)
+    (
+        "LDST_UIMM",
+        "size:2 111 0 01 opc:2 imm12:12 Rn:5 Rt:5",
+        "STR, LDR, LDRS* (64 bit), LDRS* (32 bit); size 0 byte to 3 doubleword; imm12 is scaled by the size",
+        *_LOADS,
+    ),
+    ("LDST_UNSCALED", "size:2 111 0 00 opc:2 0 imm9:9s 00 Rn:5 Rt:5", "STUR, LDUR, LDURS*; imm9 in bytes", *_LOADS),
+    ("LDST_POST", "size:2 111 0 00 opc:2 0 imm9:9s 01 Rn:5 Rt:5", "as LDST_UNSCALED, post-index", *_LOADS),
+    ("LDST_UNPRIVILEGED", "size:2 111 0 00 opc:2 0 imm9:9s 10 Rn:5 Rt:5", "STTR, LDTR, LDTRS*", *_LOADS),
+    ("LDST_PRE", "size:2 111 0 00 opc:2 0 imm9:9s 11 Rn:5 Rt:5", "as LDST_UNSCALED, pre-index", *_LOADS),
+    (
+        "LDST_REG",
+        "size:2 111 0 00 opc:2 1 Rm:5 option:3 S 10 Rn:5 Rt:5",
+        "register offset; option 2 UXTW, 3 LSL, 6 SXTW, 7 SXTX; S scales by the size",
+        "option=x0x",
+        *_LOADS,
+    ),
+    ("LDR_LITERAL", "opc:2 011 0 00 imm19:19s Rt:5", "LDR (32 bit), LDR (64 bit), LDRSW", "opc=11"),
+    ("PRFM_UIMM", "11 111 0 01 10 imm12:12 Rn:5 prfop:5", "PRFM (immediate)"),
+    ("PRFM_UNSCALED", "11 111 0 00 10 0 imm9:9s 00 Rn:5 prfop:5", "PRFUM"),
+    ("PRFM_REG", "11 111 0 00 10 1 Rm:5 option:3 S 10 Rn:5 prfop:5", "PRFM (register)", "option=x0x"),
+    ("PRFM_LITERAL", "11 011 0 00 imm19:19s prfop:5", "PRFM (literal)"),
+    (
+        "LDST_PAIR",
+        "opc:2 101 0 0 mode:2 L imm7:7s Rt2:5 Rn:5 Rt:5",
+        "STP, LDP by L; opc 0 32 bit, 1 LDPSW, 2 64 bit; mode 0 LDNP, 1 post-index, 2 offset, 3 pre-index; imm7 scaled",
+        "opc=11",
+        "opc=01 L=0",
+        "opc=01 mode=00",
+    ),
+    (
+        "EXCLUSIVE",
+        "size:2 001000 0 L 0 Rs:5 o0 (11111) Rn:5 Rt:5",
+        "STXR, LDXR by L; o0: STLXR, LDAXR; Rs is the status register, 31 for loads",
+    ),
+    (
+        "EXCLUSIVE_PAIR",
+        "1 sz 001000 0 L 1 Rs:5 o0 Rt2:5 Rn:5 Rt:5",
+        "STXP, LDXP by L; o0: STLXP, LDAXP",
+    ),
+    ("ORDERED", "size:2 001000 1 L 0 (11111) o0 (11111) Rn:5 Rt:5", "STLR, LDAR by L; o0=0: STLLR, LDLAR"),
+    ("CAS", "size:2 001000 1 L 1 Rs:5 o0 11111 Rn:5 Rt:5", "CAS; L acquires, o0 releases"),
+    ("CASP", "0 sz 001000 0 L 1 Rs:5 o0 11111 Rn:5 Rt:5", "CASP; Rs and Rt even", "Rs=xxxx1", "Rt=xxxx1"),
+    (
+        "ATOMIC",
+        "size:2 111 0 00 A R 1 Rs:5 0 opc:3 00 Rn:5 Rt:5",
+        "LDADD, LDCLR, LDEOR, LDSET, LDSMAX, LDSMIN, LDUMAX, LDUMIN; A acquires, R releases",
+    ),
+    ("SWP", "size:2 111 0 00 A R 1 Rs:5 1 000 00 Rn:5 Rt:5", "SWP"),
+    ("LDAPR", "size:2 111 0 00 1 0 1 (11111) 1 100 00 Rn:5 Rt:5", "LDAPR"),
+    (
+        "LDAPR_UNSCALED",
+        "size:2 011 0 01 opc:2 0 imm9:9s 00 Rn:5 Rt:5",
+        "STLUR, LDAPUR, LDAPURS* (64 bit), LDAPURS* (32 bit)",
+        "size=11 opc=1x",
+        "size=10 opc=11",
+    ),
+    # All that lies in the part of the encoding space that floating point and Advanced SIMD have: trapped, not executed
+    ("FP_SIMD", "high:4 11 low:26", "any floating-point or SIMD instruction"),
+)
+
+ENCODINGS: dict[str, Encoding] = {
+    name: Encoding(name, pattern, summary, tuple(rules)) for name, pattern, summary, *rules in _TABLE
+}
+
+
+def encode(name: str, **fields: int) -> int:
+    """The 32-bit word of an instruction of this class.
+
+    Every field must be given; signed fields take negative numbers. Raises KeyError for an unknown class, ValueError for
+    a field that is missing, unknown or out of range, and for combinations that are not allocated.
+    """
+    return ENCODINGS[name].encode(**fields)
