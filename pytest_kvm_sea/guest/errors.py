@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What can be wrong with a guest, as exceptions."""
+
+from __future__ import annotations
+
+
+class GuestMemoryError(Exception):
+    """An address that came from the guest is not in the guest's memory. Raised by `GuestReader.read`."""
+
+
+class UcallError(Exception):
+    """A ucall of the guest is malformed. The text says which field, its value, and what is valid."""
+
+
+class GuestBuildError(Exception):
+    """Guest code in Python that cannot be emitted: wrong format, wrong arguments, a value out of its scope."""
