@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the plugin does with tests that use its fixtures; imported when the first one is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_kvm_sea import requirements
+from pytest_kvm_sea.options import HOST, PLATFORM, TARGET
+from pytest_kvm_sea.targets import Target, targets
+
+REQUIRES = "kvm_sea_requires"
+PLATFORMS = "kvm_sea_platforms"
+MISUSE: pytest.StashKey[list[str]] = pytest.StashKey()
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Run the test on every target. The scope is the session: tests of one target come together and share its host."""
+    _check_marks(metafunc)
+    metafunc.parametrize(TARGET, _parameters(metafunc), scope="session")
+
+
+def refuse_marks(metafunc: pytest.Metafunc) -> None:
+    """A mark of ours on a test that uses no fixture of ours does nothing, and whoever wrote it thinks it does."""
+    for mark in metafunc.definition.own_markers:
+        if mark.name in (REQUIRES, PLATFORMS):
+            _misuse(metafunc, mark.name, f"the test does not use the fixture {TARGET}, so the mark has no effect")
+
+
+def finish(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Raise what marks did wrong as pytest.UsageError; write down for the reports what each test runs on."""
+    problems: list[str] = config.stash.get(MISUSE, [])
+    if problems:
+        raise pytest.UsageError(*dict.fromkeys(problems))
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        target = callspec.params.get(TARGET) if callspec else None
+        if isinstance(target, Target):
+            item.user_properties += [
+                ("kvm_sea_host", target.host),
+                ("kvm_sea_platform", target.name),
+                ("kvm_sea_revision", target.revision),
+            ]
+
+
+def _check_marks(metafunc: pytest.Metafunc) -> None:
+    for mark in metafunc.definition.iter_markers(REQUIRES):
+        problem = requirements.unknown(mark.args) if mark.args else "names no requirement"
+        if problem or mark.kwargs:
+            _misuse(metafunc, REQUIRES, problem or "takes names only")
+    closest = metafunc.definition.get_closest_marker(PLATFORMS)
+    if closest and (closest.kwargs or not closest.args or not all(isinstance(name, str) for name in closest.args)):
+        _misuse(metafunc, PLATFORMS, "takes the names of platforms, at least one")
+
+
+def _parameters(metafunc: pytest.Metafunc) -> list[object]:
+    chosen = targets(metafunc.config)
+    mark = metafunc.definition.get_closest_marker(PLATFORMS)
+    if mark is None:
+        return [pytest.param(target, id=target.id) for target in chosen]
+    wanted = [pytest.param(target, id=target.id) for target in chosen if target.name in mark.args]
+    # A test that is left without a target is skipped aloud instead of vanishing.
+    skip = pytest.mark.skip(reason=_only(mark.args, chosen[0].host))
+    return list(wanted) or [pytest.param(chosen[0], id=chosen[0].id, marks=skip)]
+
+
+def _only(names: Sequence[object], host: str) -> str:
+    listed = ", ".join(map(str, names))
+    if host == "linux":
+        return f"[platform] the test runs on the simulated {listed} only; {HOST.flag} sim"
+    return f"[platform] the test runs on {listed} only; {' '.join(f'{PLATFORM.flag} {name}' for name in names)}"
+
+
+def _misuse(metafunc: pytest.Metafunc, mark: str, problem: str) -> None:
+    found = metafunc.config.stash.setdefault(MISUSE, [])
+    found.append(f"{metafunc.definition.nodeid}: mark {mark}: {problem}")

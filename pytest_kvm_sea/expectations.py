@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What kernels are known to get wrong. A test asserts what is right; where it cannot be, it is a strict xfail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDefect:
+    """A defect of a kernel, with a public place where it is described."""
+
+    id: str
+    reason: str
+    link: str
+
+    def __str__(self) -> str:
+        return f"[{self.id}] {self.reason}; {self.link}"
+
+
+KNOWN_DEFECTS: dict[str, KnownDefect] = {
+    defect.id: defect
+    for defect in (
+        KnownDefect(
+            "mainline-fnv",
+            "mainline KVM never sets FnV when it injects, so a guest cannot know that FAR_EL1 is garbage",
+            "https://lore.kernel.org/all/3061f5f8-cef0-b7b1-c4de-f2ceea29af9a@huawei.com/",
+        ),
+    )
+}
+
+
+@contextmanager
+def known_defect(
+    defect_id: str, *, when: bool, raises: type[BaseException] | tuple[type[BaseException], ...] = AssertionError
+) -> Iterator[None]:
+    """Around the assertions that fail because of a defect; `when` says whether the host is one that has it.
+
+    With `when`, an exception of `raises` ends the test as xfailed, and no exception at all fails it: the defect
+    is gone, or `when` is too wide. Anything else passes through. KeyError for an id that is not in KNOWN_DEFECTS.
+    """
+    defect = KNOWN_DEFECTS[defect_id]
+    try:
+        yield
+    except raises:
+        if when:
+            pytest.xfail(str(defect))
+        raise
+    if when:
+        pytest.fail(f"[{defect.id}] unexpectedly passed (strict): {defect.reason}; {defect.link}", pytrace=False)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a test needs of the host, how to find out, and what to say when it is not there.
+
+Probes use the thing itself, over the host contract; never a version number. A requirement that needs another one is not
+looked at while that one is missing: only the root cause is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakKeyDictionary
+
+from pytest_kvm_sea import probes
+from pytest_kvm_sea.platforms.errors import choices
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Host
+
+Probe: TypeAlias = "Callable[[Host], probes.Finding]"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something that the host lacks."""
+
+    name: str
+    what: str
+    how: str
+    """How to get it."""
+
+    def __str__(self) -> str:
+        return f"[{self.name}] {self.what}; {self.how}"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """Something that a test may need."""
+
+    name: str
+    probe: Probe
+    needs: tuple[str, ...] = ()
+    """Requirements without which the probe can say nothing."""
+
+
+_EINJ = "einj-module"
+
+REQUIREMENTS: dict[str, Requirement] = {
+    requirement.name: requirement
+    for requirement in (
+        Requirement("arm64", probes.arm64),
+        Requirement("kvm", probes.kvm, ("arm64",)),
+        Requirement("ras", probes.ras, ("kvm",)),
+        Requirement("sea-to-user", probes.sea_to_user, ("kvm",)),
+        Requirement("inject-ext-dabt", probes.inject_ext_dabt, ("kvm",)),
+        Requirement("inject-ext-iabt", probes.inject_ext_iabt, ("kvm",)),
+        Requirement("nisv-to-user", probes.nisv_to_user, ("kvm",)),
+        Requirement("serror-esr", probes.serror_esr, ("ras",)),
+        Requirement("root", probes.root),
+        Requirement("pagemap-pfn", probes.pagemap_pfn, ("root",)),
+        Requirement("debugfs", probes.debugfs, ("root",)),
+        Requirement("einj-table", probes.einj_table),
+        Requirement(_EINJ, probes.einj_module, ("einj-table", "debugfs")),
+        Requirement("lockdown", probes.lockdown, (_EINJ,)),
+        Requirement("einj-parameters", probes.einj_parameters, (_EINJ,)),
+        Requirement("einj-notrigger", probes.einj_notrigger, ("einj-parameters",)),
+        Requirement("einj-memory-uer", probes.einj_memory_uer, (_EINJ,)),
+        Requirement("hugetlb-2m", probes.hugetlb_2m),
+        Requirement("hugetlb-1g", probes.hugetlb_1g),
+    )
+}
+
+_found: WeakKeyDictionary[Host, dict[str, Missing | None]] = WeakKeyDictionary()
+
+
+def missing(host: Host, names: Iterable[str]) -> list[Missing]:
+    """Everything of `names` that the host lacks, root causes only, each once. Probes run once per host and name.
+
+    Raises ValueError for a name that is not in REQUIREMENTS.
+    """
+    wanted = list(names)
+    problem = unknown(wanted)
+    if problem:
+        raise ValueError(problem)
+    causes = [cause for name in wanted for cause in _causes(host, name)]
+    return list(dict.fromkeys(causes))
+
+
+def unknown(names: Sequence[object]) -> str | None:
+    """What is wrong with a list of names, or None."""
+    for name in names:
+        if name not in REQUIREMENTS:
+            return f"unknown requirement {name!r}; {choices(str(name), REQUIREMENTS, noun='requirement')}"
+    return None
+
+
+def reason(found: Iterable[Missing]) -> str:
+    """The reason of a skip: all that is missing, each with its id first."""
+    return " | ".join(map(str, found))
+
+
+def _causes(host: Host, name: str) -> list[Missing]:
+    requirement = REQUIREMENTS[name]
+    deeper = [cause for need in requirement.needs for cause in _causes(host, need)]
+    if deeper:
+        return deeper
+    known = _found.setdefault(host, {})
+    if name not in known:
+        finding = requirement.probe(host)
+        known[name] = Missing(name, *finding) if finding else None
+    cause = known[name]
+    return [cause] if cause else []

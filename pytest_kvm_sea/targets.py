@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the tests run on: one target per simulated platform, or the machine itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_kvm_sea import options
+from pytest_kvm_sea.platforms.loader import PlatformError, bundled_names, load_platform
+from pytest_kvm_sea.platforms.model import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host to run on. The value of the fixture `kvm_sea_target`."""
+
+    host: str
+    """`sim` or `linux`."""
+    platform: str | None
+    """Bundled name or absolute path of the platform's file; None on linux."""
+    revision: str
+    """Name of the revision of KVM's user API."""
+    id: str
+    """The start of test ids: `sim-ampereone-mainline`, `linux-mainline`."""
+    name: str = ""
+    """The platform's own name; empty on linux."""
+
+    def load_platform(self) -> Platform:
+        """What the host to simulate is like. Raises PlatformError; not for linux."""
+        if self.platform is None:
+            raise ValueError(f"{self.id} is not simulated")
+        return load_platform(self.platform)
+
+
+TARGETS: pytest.StashKey[tuple[Target, ...]] = pytest.StashKey()
+
+
+def targets(config: pytest.Config) -> tuple[Target, ...]:
+    """The targets of this run, the same objects at every call. Raises pytest.UsageError."""
+    if TARGETS not in config.stash:
+        config.stash[TARGETS] = _choose(options.settings(config))
+    return config.stash[TARGETS]
+
+
+def _choose(settings: options.Settings) -> tuple[Target, ...]:
+    if settings.host == "linux":
+        revision = settings.uapi or "mainline"
+        return (Target("linux", None, revision, f"linux-{revision}"),)
+    chosen = _simulated(settings.platforms or bundled_names())
+    speaking = tuple(target for target in chosen if settings.uapi in (None, target.revision))
+    if not speaking:
+        found = ", ".join(f"{target.name} ({target.revision})" for target in chosen)
+        raise pytest.UsageError(f"no chosen platform speaks the revision {settings.uapi!r}; chosen: {found}")
+    return speaking
+
+
+def _simulated(sources: Sequence[str]) -> tuple[Target, ...]:
+    by_name: dict[str, Target] = {}
+    for source in sources:
+        try:
+            platform = load_platform(source)
+        except PlatformError as error:
+            raise pytest.UsageError(f"{options.PLATFORM.flag}: {error}") from None
+        if platform.name in by_name:
+            first = by_name[platform.name].platform
+            raise pytest.UsageError(
+                f"{options.PLATFORM.flag}: {source}: the name {platform.name!r} is taken by {first}; names are used in "
+                "test ids, choose another"
+            )
+        revision = platform.kernel.uapi
+        by_name[platform.name] = Target("sim", source, revision, f"sim-{platform.name}-{revision}", platform.name)
+    return tuple(by_name.values())
