@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
+import pytest
+
 from pytest_kvm_sea import probes
 from pytest_kvm_sea.platforms.errors import choices
 
@@ -111,3 +113,15 @@ def _causes(host: Host, name: str) -> list[Missing]:
         known[name] = Missing(name, *finding) if finding else None
     cause = known[name]
     return [cause] if cause else []
+
+
+def required(node: pytest.Item) -> tuple[str, ...]:
+    """The names in all `kvm_sea_requires` marks of a test, its class and its module."""
+    return tuple(dict.fromkeys(name for mark in node.iter_markers("kvm_sea_requires") for name in mark.args))
+
+
+def require(host: Host, names: Iterable[str]) -> None:
+    """Skip the test where the host lacks something, and say everything that it lacks."""
+    found = missing(host, names)
+    if found:
+        pytest.skip(reason(found))
