@@ -119,6 +119,10 @@ class Host(Protocol):
         """open(2) with O_RDONLY, O_WRONLY or O_RDWR; files are never created."""
         ...
 
+    def adopt(self, descriptor: int, /) -> File:
+        """The file behind a descriptor that an ioctl returned (KVM_CREATE_VM, KVM_CREATE_VCPU)."""
+        ...
+
     def access(self, path: str, mode: int, /) -> None:
         """access(2) with os.F_OK, R_OK, W_OK: returns, or raises OSError with the reason."""
         ...

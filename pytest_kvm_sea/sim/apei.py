@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host's APEI: does it claim a synchronous external abort, and what does the VMM see then?
+
+drivers/acpi/apei/ghes.c ghes_notify_sea and memory_failure. The platform says what its firmware records.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.addresses import HostPA, HostVA
+from pytest_kvm_sea.hosts.contract import Sigbus
+from pytest_kvm_sea.platforms.model import SeaPolicy
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.sim.physical import PhysicalMemory
+    from pytest_kvm_sea.sim.process import Process
+
+BUS_MCEERR_AR = 4
+SI_KERNEL = 0x80
+_PAGE_SHIFT = 12
+
+
+class Apei:
+    """apei_claim_sea of one host."""
+
+    def __init__(self, policy: SeaPolicy, physical: PhysicalMemory, process: Process) -> None:
+        self._policy = policy
+        self._physical = physical
+        self._process = process
+
+    def claim_sea(self, hpa: HostPA | None) -> bool:
+        """True: the abort was dealt with; its consequence for the VMM, a SIGBUS, has been delivered."""
+        if self._policy is SeaPolicy.UNCLAIMED:
+            return False
+        if self._policy is SeaPolicy.CLAIMED_UNHANDLED or hpa is None:
+            self._process.deliver_sigbus(Sigbus(SI_KERNEL, HostVA(0)))
+            return True
+        self._memory_failure(hpa)
+        return True
+
+    def _memory_failure(self, hpa: HostPA) -> None:
+        """The page is taken from every mapping; who was using it gets SIGBUS with its address."""
+        self._physical.offline(hpa)
+        hva = self._process.hva_of(hpa)
+        address = HostVA(0) if hva is None else HostVA(hva >> _PAGE_SHIFT << _PAGE_SHIFT)
+        self._process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, address, _PAGE_SHIFT))

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The simulated host: implements the contract of `hosts.contract` for one platform."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
+from pytest_kvm_sea.sim.apei import Apei
+from pytest_kvm_sea.sim.filesystem import Filesystem
+from pytest_kvm_sea.sim.firmware import Firmware
+from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
+from pytest_kvm_sea.sim.physical import PhysicalMemory
+from pytest_kvm_sea.sim.process import Process
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.platforms.model import Platform
+    from pytest_kvm_sea.uapi.revisions import Revision
+
+_FIRST_DESCRIPTOR = 3
+
+
+class SimHost:
+    """One simulated arm64 Linux machine with one VMM process on it."""
+
+    name = "sim"
+    machine = "aarch64"
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self.physical = PhysicalMemory(platform.kernel.page_size, platform.memory)
+        self.process = Process(self.physical, platform.kernel.page_size, platform.hugepages)
+        self.firmware = Firmware(platform, self.physical, self.process)
+        self._descriptors: dict[int, File] = {}
+        self._machine = Machine(
+            platform,
+            self.process,
+            self.physical,
+            Apei(platform.firmware.sea, self.physical, self.process),
+            self._install,
+        )
+        self._tree: Path | None = None
+        self._files = Filesystem(platform, self.process, self.physical, self.firmware, self._tree_root)
+        self._files.register("/dev/kvm", self._open_kvm)
+
+    @property
+    def label(self) -> str:
+        return f"sim-{self.platform.name}-{self.platform.kernel.uapi}"
+
+    @property
+    def revision(self) -> Revision:
+        return self._machine.behaviour.revision
+
+    @property
+    def page_size(self) -> int:
+        return self.platform.kernel.page_size
+
+    @property
+    def release(self) -> str:
+        return self.platform.kernel.release
+
+    def open(self, path: str, flags: int, /) -> File:
+        return self._files.open(path, flags)
+
+    def adopt(self, descriptor: int, /) -> File:
+        found = self._descriptors.get(descriptor)
+        if found is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return found
+
+    def access(self, path: str, mode: int, /) -> None:
+        self._files.access(path, mode)
+
+    def listdir(self, path: str, /) -> Sequence[str]:
+        return self._files.listdir(path)
+
+    def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
+        return self.process.map_memory(size, backing=backing, alignment=alignment)
+
+    @contextlib.contextmanager
+    def capture_sigbus(self) -> Iterator[list[Sigbus]]:
+        with self.process.capture_sigbus() as captured:
+            yield captured
+
+    def interrupt(self, thread: int, /) -> None:
+        for vm in self._machine.vms:
+            for vcpu in vm.vcpus.values():
+                if vcpu.thread == thread:
+                    vcpu.signal()
+
+    @property
+    def tree(self) -> Path:
+        """The directory that stands for the host's file system: its debugfs tree can be looked at with ls and cat."""
+        return self._tree_root()
+
+    def close(self) -> None:
+        self._descriptors.clear()
+        self._machine.vms.clear()
+        self.process.close()
+        if self._tree is not None:
+            shutil.rmtree(self._tree)
+            self._tree = None
+
+    def _install(self, file: File) -> int:
+        descriptor = _FIRST_DESCRIPTOR + len(self._descriptors)
+        self._descriptors[descriptor] = file
+        return descriptor
+
+    def _tree_root(self) -> Path:
+        if self._tree is None:
+            self._tree = Path(tempfile.mkdtemp(prefix="kvm-sea-"))
+        return self._tree
+
+    def _open_kvm(self, flags: int) -> File:  # noqa: ARG002 - any mode serves
+        if not self.platform.process.kvm:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/kvm")
+        return KvmDevice(self._machine)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Data and instruction aborts that reach EL2 (arch/arm64/kvm/mmu.c kvm_handle_guest_abort)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.addresses import HostVA
+from pytest_kvm_sea.arm64 import esr as syndromes
+from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.hosts.contract import Sigbus
+from pytest_kvm_sea.sim.apei import BUS_MCEERR_AR
+from pytest_kvm_sea.sim.kvm import sea
+from pytest_kvm_sea.sim.kvm.arguments import fail
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.sim.kvm.memslots import Memslot
+    from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
+
+_OFFSET_MASK = 0xFFF
+_INSTRUCTION_SIZE = 4
+_KNOWN_FAULTS = {syndromes.FSC_TRANSLATION, syndromes.FSC_ACCESS_FLAG, syndromes.FSC_PERMISSION}
+_TYPE_MASK = 0x3C
+
+
+def handle_abort(vcpu: Vcpu) -> bool:
+    """Deal with the abort that the vCPU's fault information describes. False: KVM_RUN returns to the VMM."""
+    status = syndromes.fsc(vcpu.fault.esr)
+    if syndromes.is_sea(status):
+        return _guest_sea(vcpu)
+    ipa = vcpu.fault.ipa
+    if ipa is None or status & _TYPE_MASK not in _KNOWN_FAULTS:
+        fail(errno.EFAULT)
+    if status & _TYPE_MASK == syndromes.FSC_TRANSLATION and _beyond_ipa_space(vcpu, ipa):
+        return True
+    slot = vcpu.vm.memslots.find(ipa)
+    if slot is None or (slot.readonly and _is_write(vcpu.fault.esr)):
+        return _no_memory(vcpu, ipa, slot)
+    return _user_mem_abort(vcpu, slot, ipa)
+
+
+def _guest_sea(vcpu: Vcpu) -> bool:
+    """APEI first, then the VMM if it asked for it and may have it, otherwise the guest gets an SError."""
+    behaviour = vcpu.vm.behaviour
+    if vcpu.vm.apei.claim_sea(vcpu.vm.stage2.last_poison):
+        vcpu.signal()
+        return True
+    if not vcpu.vm.exits_on_sea or sea.host_owns_sea(behaviour, vcpu.fault.esr):
+        vcpu.inject.serror()
+        return True
+    sea.exit_to_user(behaviour, vcpu.fault, vcpu.run_page, vm_has_ras=vcpu.has_ras)
+    return False
+
+
+def _beyond_ipa_space(vcpu: Vcpu, ipa: int) -> bool:
+    """Addresses that the VM cannot have: answered by an abort, whatever memslots say."""
+    address = ipa | vcpu.fault.far & _OFFSET_MASK
+    if ipa >> vcpu.vm.behaviour.ipa_limit:
+        vcpu.inject.size_fault(address, instruction=_is_fetch(vcpu.fault.esr))
+        return True
+    if ipa >> vcpu.vm.ipa_bits:
+        vcpu.inject.sea(address, instruction=_is_fetch(vcpu.fault.esr))
+        return True
+    return False
+
+
+def _no_memory(vcpu: Vcpu, ipa: int, slot: Memslot | None) -> bool:
+    """Code and page tables outside memory are the guest's error; cache maintenance is skipped; the rest is MMIO."""
+    fault = vcpu.fault
+    if _is_fetch(fault.esr):
+        vcpu.inject.sea(fault.far, instruction=True)
+        return True
+    if fault.esr & syndromes.S1PTW:
+        vcpu.inject.sea(fault.far, instruction=False)
+        return True
+    if slot is None and fault.esr & syndromes.CM:
+        vcpu.cpu.pc += _INSTRUCTION_SIZE
+        return True
+    vcpu.mmio.abort(ipa | fault.far & _OFFSET_MASK, nisv_to_user=vcpu.vm.nisv_to_user)
+    return False
+
+
+def _user_mem_abort(vcpu: Vcpu, slot: Memslot, ipa: int) -> bool:
+    """There is a slot: get the VMM's page. EFAULT where its mapping is gone, SIGBUS where the page is poisoned."""
+    page_size = vcpu.vm.behaviour.page_size
+    hva = HostVA(slot.hva(ipa) // page_size * page_size)
+    found = vcpu.vm.process.resolve(hva, page_size)
+    if found is None:
+        fail(errno.EFAULT)
+    hpa = vcpu.vm.process.hpa_of(hva)
+    if hpa is not None and vcpu.vm.physical.is_offline(hpa):
+        vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, hva, page_size.bit_length() - 1))
+        vcpu.signal()
+    return True
+
+
+def _is_fetch(esr: int) -> bool:
+    return syndromes.ec(esr) == EC.IABT_LOWER
+
+
+def _is_write(esr: int) -> bool:
+    """kvm_is_write_fault: a store; not a cache maintenance operation, and not a table walk."""
+    if syndromes.ec(esr) != EC.DABT_LOWER or esr & syndromes.S1PTW:
+        return False
+    return bool(esr & syndromes.WNR) and not esr & syndromes.CM

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A vCPU: its ioctls, and KVM_RUN (arch/arm64/kvm/arm.c, handle_exit.c)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.arm64 import esr as syndromes
+from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.arm64.sysregs import sysreg
+from pytest_kvm_sea.cpu.cpu import Cpu
+from pytest_kvm_sea.sim.kvm import events
+from pytest_kvm_sea.sim.kvm.abort import handle_abort
+from pytest_kvm_sea.sim.kvm.arguments import as_number, fail, read_structure, write_structure
+from pytest_kvm_sea.sim.kvm.fault import FaultInfo
+from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
+from pytest_kvm_sea.sim.kvm.hypercalls import NOT_SUPPORTED, smccc_call
+from pytest_kvm_sea.sim.kvm.inject import Injector
+from pytest_kvm_sea.sim.kvm.mmio import Mmio
+from pytest_kvm_sea.sim.kvm.registers import Registers
+from pytest_kvm_sea.sim.uaccess import copy_from_user, copy_to_user
+from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.structures import VCPU_EVENTS_SIZE, KvmRun
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Argument
+    from pytest_kvm_sea.sim.kvm.vm import Vm
+
+SLICE = 100_000
+"""Instructions between two looks at signals."""
+_MPIDR, _PFR0 = sysreg("mpidr_el1"), sysreg("id_aa64pfr0_el1")
+_RAS_SHIFT = 28
+_ONE_REG = struct.Struct("<QQ")
+_VCPU_INIT = struct.Struct("<8I")
+_REG_LIST_COUNT = struct.Struct("<Q")
+_INSTRUCTION_SIZE = 4
+_ISS_WFE = 1 << 0
+_SUPPORTED_FEATURES = 1 << kvm.KVM_ARM_VCPU_POWER_OFF | 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
+_KNOWN_FEATURES = (1 << 10) - 1
+_WAIT_POLL_SECONDS = 0.05
+
+
+class Vcpu(KvmFile):
+    """The file of one vCPU, and the vCPU itself."""
+
+    def __init__(self, vm: Vm, number: int) -> None:
+        super().__init__()
+        self.vm = vm
+        self.number = number
+        self._shared = bytearray(2 * vm.behaviour.page_size)
+        self.run_page = KvmRun.from_buffer(self._shared)
+        self.cpu = Cpu(vm.stage2, vm.features)
+        self.cpu.hcr_tea = vm.routes_sea_to_el2
+        self.fault = FaultInfo()
+        self.inject = Injector(self.cpu, vm.behaviour, vm.stage2, self.fault)
+        self.mmio = Mmio(self.cpu, self.run_page, self.fault)
+        self.registers = Registers(self.cpu, ease=vm.behaviour.ease, has_run=lambda: vm.has_run)
+        self._features: int | None = None
+        self._powered_off = False
+        self._signal = threading.Event()
+        self._generation: object = None
+        self._lock = threading.Lock()
+        self.thread: int | None = None
+        """The thread that is in KVM_RUN, if one is."""
+        self._requests: dict[int, Handler] = {
+            kvm.KVM_RUN: self._run,
+            kvm.KVM_ARM_VCPU_INIT: self._init,
+            kvm.KVM_GET_ONE_REG: self._get_one_reg,
+            kvm.KVM_SET_ONE_REG: self._set_one_reg,
+            kvm.KVM_GET_REG_LIST: self._get_reg_list,
+            kvm.KVM_GET_VCPU_EVENTS: self._get_events,
+            kvm.KVM_SET_VCPU_EVENTS: self._set_events,
+        }
+
+    # The file
+
+    def requests(self) -> Mapping[int, Handler]:
+        return self._requests
+
+    def unknown_request(self) -> int:
+        return errno.EINVAL
+
+    def ioctl(self, request: int, argument: Argument = 0, /) -> int:
+        """One ioctl at a time, as vcpu->mutex has it."""
+        with self._lock:
+            return super().ioctl(request, argument)
+
+    def mmap(self, length: int, /) -> memoryview:
+        self._check_open()
+        if length > len(self._shared):
+            fail(errno.EINVAL)
+        return memoryview(self._shared)[:length]
+
+    def signal(self) -> None:
+        """A signal is pending for the thread that runs this vCPU."""
+        self._signal.set()
+        self.cpu.kicked = True
+
+    @property
+    def has_ras(self) -> bool:
+        """kvm_has_ras: the guest sees FEAT_RAS."""
+        return bool(self.cpu.sysregs[_PFR0] >> _RAS_SHIFT & 0xF)
+
+    # ioctls
+
+    def _check_initialised(self) -> None:
+        if self._features is None:
+            fail(errno.ENOEXEC)
+
+    def _init(self, argument: Argument) -> int:
+        target, *features = _VCPU_INIT.unpack(read_structure(argument, _VCPU_INIT.size))
+        powered_off = bool(features[0] & 1 << kvm.KVM_ARM_VCPU_POWER_OFF)
+        wanted = features[0] & ~(1 << kvm.KVM_ARM_VCPU_POWER_OFF)
+        if target != kvm.KVM_ARM_TARGET_GENERIC_V8:
+            fail(errno.EINVAL)
+        if any(features[1:]) or wanted & ~_KNOWN_FEATURES:
+            fail(errno.ENOENT)
+        if wanted & ~_SUPPORTED_FEATURES or (self._features is not None and wanted != self._features):
+            fail(errno.EINVAL)
+        self._features = wanted
+        self._powered_off = powered_off
+        self._reset()
+        return 0
+
+    def _reset(self) -> None:
+        self.cpu.reset()
+        self.cpu.vserror = None
+        self.cpu.sysregs[_MPIDR] = 1 << 31 | self.number & 0xF | (self.number >> 4 & 0xFF) << 8
+        self.mmio.needed = False
+
+    def _get_one_reg(self, argument: Argument) -> int:
+        self._check_initialised()
+        identifier, address = _ONE_REG.unpack(read_structure(argument, _ONE_REG.size))
+        copy_to_user(address, self.registers.get(identifier))
+        return 0
+
+    def _set_one_reg(self, argument: Argument) -> int:
+        self._check_initialised()
+        identifier, address = _ONE_REG.unpack(read_structure(argument, _ONE_REG.size))
+        self.registers.set(identifier, copy_from_user(address, self.registers.size(identifier)))
+        return 0
+
+    def _get_reg_list(self, argument: Argument) -> int:
+        self._check_initialised()
+        (room,) = _REG_LIST_COUNT.unpack(read_structure(argument, _REG_LIST_COUNT.size))
+        found = self.registers.ids()
+        write_structure(argument, _REG_LIST_COUNT.pack(len(found)))
+        if room < len(found):
+            fail(errno.E2BIG)
+        write_structure(argument, struct.pack(f"<{len(found)}Q", *found), _REG_LIST_COUNT.size)
+        return 0
+
+    def _get_events(self, argument: Argument) -> int:
+        self._check_initialised()
+        write_structure(argument, events.get_events(self))
+        return 0
+
+    def _set_events(self, argument: Argument) -> int:
+        self._check_initialised()
+        events.set_events(self, read_structure(argument, VCPU_EVENTS_SIZE))
+        return 0
+
+    def commit_events(self) -> None:
+        """Since 6.17 an exception that an ioctl marked is entered by the ioctl, and cancels an MMIO that waits."""
+        if self.vm.behaviour.immediate and self.inject.commit():
+            self.mmio.needed = False
+
+    # KVM_RUN
+
+    def _run(self, argument: Argument) -> int:
+        if as_number(argument):
+            fail(errno.EINVAL)
+        self._check_initialised()
+        self.vm.has_run = True
+        if self.run_page.exit_reason == kvm.Exit.MMIO and not self.inject.pending:
+            self.mmio.complete()
+        self.thread = threading.get_ident()
+        try:
+            if self.run_page.immediate_exit:
+                fail(errno.EINTR)
+            self.run_page.exit_reason = kvm.Exit.UNKNOWN
+            self.run_page.flags = 0
+            return self._enter_until_exit()
+        finally:
+            self.thread = None
+            self._enter_pending()
+
+    def _enter_until_exit(self) -> int:
+        cpu = self.cpu
+        while True:
+            if self._signal.is_set():
+                self._take_signal()
+            if self._powered_off:
+                self._wait_for_signal()
+                continue
+            self._enter_pending()
+            generation = self.vm.stage2.generation
+            if generation != self._generation:
+                self._generation = generation
+                cpu.invalidate_tlb()
+            trap = cpu.run(SLICE)
+            if trap is None or not self.fault.record(trap, cpu):
+                continue
+            if not _HANDLERS.get(syndromes.ec(trap.esr), Vcpu._unknown)(self):
+                return 0
+
+    def _enter_pending(self) -> None:
+        if self.inject.commit():
+            self.mmio.needed = False
+
+    def _take_signal(self) -> None:
+        self._signal.clear()
+        self.cpu.kicked = False
+        self.run_page.exit_reason = kvm.Exit.INTR
+        fail(errno.EINTR)
+
+    def _wait_for_signal(self) -> None:
+        """Nothing wakes a vCPU but a signal: there are no interrupts here. Short waits let Ctrl-C through."""
+        while not self._signal.wait(_WAIT_POLL_SECONDS):
+            pass
+
+    # One handler per exception class
+
+    def _abort(self) -> bool:
+        return handle_abort(self)
+
+    def _hypercall(self) -> bool:
+        return smccc_call(self.cpu, self.run_page)
+
+    def _secure_call(self) -> bool:
+        self.cpu.pc += _INSTRUCTION_SIZE
+        if self.fault.esr & 0xFFFF:
+            self.cpu.x[0] = NOT_SUPPORTED
+            return True
+        return smccc_call(self.cpu, self.run_page)
+
+    def _wait(self) -> bool:
+        """WFE goes on, WFI sleeps until something wakes it; an SError that is pending does."""
+        self.cpu.pc += _INSTRUCTION_SIZE
+        if not self.fault.esr & _ISS_WFE and self.cpu.vserror is None:
+            self._wait_for_signal()
+        return True
+
+    def _unknown(self) -> bool:
+        self.inject.undefined()
+        return True
+
+
+_HANDLERS: dict[int, Callable[[Vcpu], bool]] = {
+    EC.DABT_LOWER: Vcpu._abort,  # noqa: SLF001 - the table is the class's own
+    EC.IABT_LOWER: Vcpu._abort,  # noqa: SLF001
+    EC.HVC64: Vcpu._hypercall,  # noqa: SLF001
+    EC.SMC64: Vcpu._secure_call,  # noqa: SLF001
+    EC.WFX: Vcpu._wait,  # noqa: SLF001
+}

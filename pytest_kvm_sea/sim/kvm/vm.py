@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A VM: its ioctls and what its vCPUs share (arch/arm64/kvm/arm.c)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.sim.kvm.arguments import as_number, fail, read_structure, write_structure
+from pytest_kvm_sea.sim.kvm.capabilities import MAX_VCPUS
+from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
+from pytest_kvm_sea.sim.kvm.memslots import REGION_SIZE, Memslots
+from pytest_kvm_sea.sim.kvm.stage2 import Stage2
+from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
+from pytest_kvm_sea.uapi import kvm
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Argument
+    from pytest_kvm_sea.sim.kvm.device import Machine
+
+_ENABLE_CAP = struct.Struct("<II32x64x")
+_VCPU_INIT = struct.Struct("<8I")
+
+
+class Vm(KvmFile):
+    """The file of one VM, and the VM itself."""
+
+    def __init__(self, machine: Machine, ipa_bits: int) -> None:
+        super().__init__()
+        self._machine = machine
+        self.behaviour = machine.behaviour
+        self.features = machine.features
+        self.process = machine.process
+        self.physical = machine.physical
+        self.apei = machine.apei
+        self.routes_sea_to_el2 = machine.routes_sea_to_el2
+        self.ipa_bits = ipa_bits
+        self.memslots = Memslots(self.behaviour.page_size, ipa_bits)
+        self.stage2 = Stage2(self.memslots, self.process, self.physical, ipa_bits, parity=machine.parity)
+        self.exits_on_sea = False
+        self.nisv_to_user = False
+        self.has_run = False
+        self.vcpus: dict[int, Vcpu] = {}
+        self._requests: dict[int, Handler] = {
+            kvm.KVM_CHECK_EXTENSION: machine.check_extension,
+            kvm.KVM_CREATE_VCPU: self._create_vcpu,
+            kvm.KVM_SET_USER_MEMORY_REGION: self._set_user_memory_region,
+            kvm.KVM_ENABLE_CAP: self._enable_cap,
+            kvm.KVM_ARM_PREFERRED_TARGET: self._preferred_target,
+        }
+
+    def requests(self) -> Mapping[int, Handler]:
+        return self._requests
+
+    def _create_vcpu(self, argument: Argument) -> int:
+        number = as_number(argument)
+        if not 0 <= number < MAX_VCPUS:
+            fail(errno.EINVAL)
+        if number in self.vcpus:
+            fail(errno.EEXIST)
+        vcpu = Vcpu(self, number)
+        self.vcpus[number] = vcpu
+        return self._machine.install(vcpu)
+
+    def _set_user_memory_region(self, argument: Argument) -> int:
+        self.memslots.set_region(read_structure(argument, REGION_SIZE))
+        return 0
+
+    def _enable_cap(self, argument: Argument) -> int:
+        capability, flags = _ENABLE_CAP.unpack(read_structure(argument, _ENABLE_CAP.size))
+        if flags:
+            fail(errno.EINVAL)
+        if capability == kvm.KVM_CAP_ARM_NISV_TO_USER:
+            self.nisv_to_user = True
+        elif self.behaviour.sea_to_user and capability == self.behaviour.revision.cap_sea_to_user:
+            self.exits_on_sea = True
+        else:
+            fail(errno.EINVAL)
+        return 0
+
+    def _preferred_target(self, argument: Argument) -> int:
+        write_structure(argument, _VCPU_INIT.pack(kvm.KVM_ARM_TARGET_GENERIC_V8, *[0] * 7))
+        return 0

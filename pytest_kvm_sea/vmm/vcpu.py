@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A vCPU as a VMM drives it: registers, events, and running it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from pytest_kvm_sea.addresses import GuestVA
+from pytest_kvm_sea.guest.errors import UcallError
+from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand, parse_ucall
+from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.registers import register_id
+from pytest_kvm_sea.uapi.structures import KvmRun, OneReg, VcpuEvents, VcpuEventsV1, VcpuInit
+from pytest_kvm_sea.vmm.errors import (
+    GuestFailure,
+    GuestTimeoutError,
+    RunError,
+    UcallProtocolError,
+    UnexpectedExit,
+    UnhandledException,
+    VmmError,
+)
+from pytest_kvm_sea.vmm.exits import MmioExit, SeaExit, SigbusExit, VmExit, decode_exit
+from pytest_kvm_sea.vmm.watchdog import WATCHDOG
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import File, Sigbus
+    from pytest_kvm_sea.vmm.vm import Vm
+
+DEFAULT_TIMEOUT = 10.0
+_LOOP_SAMPLES = 8
+_SAMPLE_SECONDS = 0.002
+_UCALL_SIZE = 8
+_NO_UCALL = (1 << 64) - 1
+_E = TypeVar("_E")
+
+
+class Vcpu:
+    """One vCPU, initialised for AArch64 with PSCI 0.2."""
+
+    def __init__(self, vm: Vm, number: int, file: File, mmap_size: int) -> None:
+        self.vm = vm
+        self.number = number
+        self.timeout = DEFAULT_TIMEOUT
+        """Seconds that one KVM_RUN may last."""
+        self._file = file
+        self._mapping = file.mmap(mmap_size)
+        self._run_page = KvmRun.from_buffer(self._mapping)
+        self._value = ctypes.c_uint64()
+        self._one_reg = OneReg(0, ctypes.addressof(self._value))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        init = VcpuInit()
+        self.vm.file.ioctl(kvm.KVM_ARM_PREFERRED_TARGET, init)
+        init.features[0] |= 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
+        self._file.ioctl(kvm.KVM_ARM_VCPU_INIT, init)
+
+    # Registers
+
+    def get_reg(self, name: str) -> int:
+        """KVM_GET_ONE_REG of a 64-bit register: ``x0``, ``pc``, ``pstate``, ``sp_el1``, ``esr_el1`` …"""
+        self._one_reg.id = register_id(name)
+        self._file.ioctl(kvm.KVM_GET_ONE_REG, self._one_reg)
+        return self._value.value
+
+    def set_reg(self, name: str, value: int) -> None:
+        """KVM_SET_ONE_REG."""
+        self._one_reg.id = register_id(name)
+        self._value.value = value
+        self._file.ioctl(kvm.KVM_SET_ONE_REG, self._one_reg)
+
+    def registers(self, *names: str) -> dict[str, int]:
+        """Several registers at once."""
+        return {name: self.get_reg(name) for name in names}
+
+    # Events
+
+    def get_events(self) -> VcpuEvents | VcpuEventsV1:
+        """KVM_GET_VCPU_EVENTS."""
+        events = self.vm.revision.vcpu_events()
+        self._file.ioctl(kvm.KVM_GET_VCPU_EVENTS, events)
+        return events
+
+    def set_events(self, events: VcpuEvents | VcpuEventsV1) -> None:
+        """KVM_SET_VCPU_EVENTS. Raises OSError with the kernel's errno."""
+        self._file.ioctl(kvm.KVM_SET_VCPU_EVENTS, events)
+
+    def inject_data_abort(self) -> None:
+        """Ask KVM for an external data abort at the address of the last one (ext_dabt_pending)."""
+        events = self.vm.revision.vcpu_events()
+        events.exception.ext_dabt_pending = 1
+        self.set_events(events)
+
+    def inject_instruction_abort(self) -> None:
+        """Ask KVM for an external instruction abort (ext_iabt_pending). VmmError where the revision has none."""
+        if self.vm.revision.cap_inject_ext_iabt is None:
+            raise VmmError(
+                f"revision {self.vm.revision.name} has no ext_iabt_pending; use vmm.injection.write_abort instead"
+            )
+        events = self.vm.revision.vcpu_events()
+        events.exception.ext_iabt_pending = 1
+        self.set_events(events)
+
+    def inject_serror(self, syndrome: int | None = None) -> None:
+        """Ask KVM for an SError, with a syndrome (ISS, 25 bits) of one's own if given."""
+        events = self.vm.revision.vcpu_events()
+        events.exception.serror_pending = 1
+        if syndrome is not None:
+            events.exception.serror_has_esr = 1
+            events.exception.serror_esr = syndrome
+        self.set_events(events)
+
+    # Running
+
+    @property
+    def pc(self) -> GuestVA:
+        return GuestVA(self.get_reg("pc"))
+
+    def where(self) -> str:
+        """The guest's PC in terms of its program, for messages."""
+        return self.vm.locate(self.pc)
+
+    def run(self) -> VmExit:
+        """KVM_RUN until it returns to the VMM.
+
+        A SIGBUS that comes meanwhile is a result (SigbusExit), other interruptions are resumed. Raises RunError with
+        the kernel's errno, GuestTimeoutError when it takes longer than `timeout`.
+        """
+        with self.vm.host.capture_sigbus() as signals:
+            while True:
+                code = self._run_once()
+                if signals:
+                    return SigbusExit(tuple(signals))
+                if code == 0:
+                    return decode_exit(self._run_page, self.vm.revision)
+                if code != errno.EINTR:
+                    raise RunError(
+                        f"KVM_RUN failed with {errno.errorcode.get(code, code)} ({os.strerror(code)}), guest at "
+                        f"{self.where()}",
+                        code,
+                    )
+
+    def run_interrupted(self) -> int:
+        """KVM_RUN with immediate_exit: what waits is completed, no guest code runs. The errno, EINTR as a rule."""
+        self._run_page.immediate_exit = 1
+        try:
+            return self._ioctl_run()
+        finally:
+            self._run_page.immediate_exit = 0
+
+    def _run_once(self) -> int:
+        """One KVM_RUN under the watchdog: errno, or 0."""
+        thread = threading.get_ident()
+        with WATCHDOG.guard(self.timeout, lambda: self.vm.host.interrupt(thread)) as deadline:
+            code = self._ioctl_run()
+        if deadline.expired:
+            raise GuestTimeoutError(self._timeout_text())
+        return code
+
+    def _ioctl_run(self) -> int:
+        try:
+            self._file.ioctl(kvm.KVM_RUN)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            return error.errno
+        return 0
+
+    def _timeout_text(self) -> str:
+        return (
+            f"the guest did not end within {self.timeout:g} s; it was last at {self.where()}"
+            f" and loops over {', '.join(self._sample_loop())}"
+        )
+
+    def _sample_loop(self) -> list[str]:
+        """Where the guest is, looked at a few times more."""
+        places = {self.pc: None}
+        thread = threading.get_ident()
+        for _ in range(_LOOP_SAMPLES):
+            with WATCHDOG.guard(_SAMPLE_SECONDS, lambda: self.vm.host.interrupt(thread)):
+                code = self._ioctl_run()
+            if code != errno.EINTR:
+                break
+            places[self.pc] = None
+        return [self.vm.locate(pc) for pc in sorted(places)]
+
+    # Talking with the guest
+
+    def resume(self) -> Ucall | VmExit:
+        """Run until the guest says something (SYNC, DONE) or there is an exit that is no ucall.
+
+        What it prints goes to `Vm.console`. Raises GuestFailure for a failed assertion of the guest,
+        UnhandledException, UcallProtocolError for what is not a ucall, and what `run` raises.
+        """
+        while True:
+            result = self.run()
+            if not isinstance(result, MmioExit) or result.address != self.vm.ucall_address:
+                return result
+            ucall = self._ucall(result)
+            self._complete_io()
+            if ucall.cmd is UcallCommand.PRINTF:
+                self.vm.console.append(ucall.text)
+            elif ucall.cmd is UcallCommand.ABORT:
+                raise self._failure(ucall)
+            elif ucall.cmd is UcallCommand.UNHANDLED:
+                raise self._unhandled(ucall)
+            else:
+                return ucall
+
+    def _ucall(self, mmio: MmioExit) -> Ucall:
+        if not mmio.is_write or mmio.size != _UCALL_SIZE:
+            raise UcallProtocolError(f"a ucall is a store of 8 bytes, not this {mmio}; guest at {self.where()}")
+        address = int.from_bytes(mmio.data, "little")
+        if address == 0:
+            return Ucall(UcallCommand.NONE, (0,) * 7)
+        if address == _NO_UCALL:
+            raise UcallProtocolError(f"the guest had no room for a ucall structure; guest at {self.where()}")
+        try:
+            return parse_ucall(address, self.vm.reader)
+        except UcallError as error:
+            raise UcallProtocolError(f"{error}; guest at {self.where()}") from None
+
+    def _complete_io(self) -> None:
+        """Let KVM finish the store, so that the PC is past it."""
+        code = self.run_interrupted()
+        if code != errno.EINTR:
+            raise RunError(
+                f"KVM_RUN with immediate_exit gave {errno.errorcode.get(code, code)} in place of EINTR", code
+            )
+
+    def _failure(self, ucall: Ucall) -> GuestFailure:
+        text = f": {ucall.text}" if ucall.text else ""
+        return GuestFailure(
+            f"guest assertion failed: {ucall.expression}{text}\n"
+            f"  at {ucall.file}:{ucall.line}, guest PC {self.where()}",
+            self.pc,
+        )
+
+    def _unhandled(self, ucall: Ucall) -> UnhandledException:
+        state = self.registers("esr_el1", "far_el1", "elr_el1", "spsr_el1")
+        cause = f"exception class {ucall.ec:#x}" if ucall.valid_ec else "an interrupt or SError"
+        values = " ".join(f"{name}={value:#x}" for name, value in state.items())
+        elr = GuestVA(state["elr_el1"])
+        return UnhandledException(
+            f"the guest took an exception that it has no handler for: vector {ucall.vector}, {cause}\n"
+            f"  {values}\n  at {self.vm.locate(elr)}",
+            elr,
+        )
+
+    # What a test waits for
+
+    def expect(self, kind: type[_E]) -> _E:
+        """Resume until an exit of this class. Raises UnexpectedExit that says what came instead."""
+        result = self.resume()
+        if not isinstance(result, kind):
+            raise UnexpectedExit(f"expected {kind.__name__}, got {_describe(result)}; guest at {self.where()}")
+        return result
+
+    def expect_sea(self) -> SeaExit:
+        """Resume until KVM_EXIT_ARM_SEA."""
+        return self.expect(SeaExit)
+
+    def expect_done(self) -> None:
+        """Resume until the guest says that it is done."""
+        self._expect_ucall(UcallCommand.DONE)
+
+    def expect_sync(self, stage: int) -> None:
+        """Resume until the guest says that it reached this stage."""
+        ucall = self._expect_ucall(UcallCommand.SYNC)
+        if ucall.stage != stage:
+            raise UnexpectedExit(f"expected stage {stage}, got stage {ucall.stage}; guest at {self.where()}")
+
+    def expect_sigbus(self) -> tuple[Sigbus, ...]:
+        """Resume until the kernel sends SIGBUS."""
+        return self.expect(SigbusExit).signals
+
+    def _expect_ucall(self, command: UcallCommand) -> Ucall:
+        result = self.resume()
+        if not isinstance(result, Ucall) or result.cmd is not command:
+            raise UnexpectedExit(
+                f"expected the guest's {command.name}, got {_describe(result)}; guest at {self.where()}"
+            )
+        return result
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _describe(result: Ucall | VmExit) -> str:
+    if isinstance(result, Ucall):
+        return f"the guest's {result.cmd.name}"
+    return str(result)

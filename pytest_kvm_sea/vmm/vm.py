@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A virtual machine as a VMM makes it: memory, page tables, a program, vCPUs. Over any host."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pytest_kvm_sea.addresses import GuestPA, GuestVA, HostVA
+from pytest_kvm_sea.arm64 import descriptors
+from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
+from pytest_kvm_sea.guest.errors import GuestMemoryError
+from pytest_kvm_sea.hosts.contract import Backing, Host
+from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
+from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
+from pytest_kvm_sea.vmm.memory import GuestMemory, Region
+from pytest_kvm_sea.vmm.paging import TABLE_SIZE, PageTables, TableAllocator
+from pytest_kvm_sea.vmm.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.guest.program import GuestProgram
+
+DEFAULT_IPA_BITS = 40
+LOW_MEMORY_SIZE = 0x28_0000
+"""Slot 0 begins at guest physical 0 and holds program and page tables; a multiple of every host page size."""
+TABLES_BASE = GuestPA(0x18_0000)
+UCALL_ADDRESS = GuestPA(0x29_0000)
+"""The first page beyond slot 0's guard: a store there is a ucall. Its virtual address is the same."""
+_LARGE_TABLES_BASE = GuestPA(0x4000_0000)
+_LARGE_TABLES_STEP = 0x20_0000
+_LARGE_MAP_PAGES = 16 * TABLE_ENTRIES
+
+_SCTLR_M_C_I = 1 << 0 | 1 << 2 | 1 << 12
+_CPACR_FPEN = 3 << 20
+_TCR_EL1 = 0x40_0080_3510
+"""T0SZ 16, write-back walks, inner shareable, 4 KiB granule, no TTBR1, TBI1; IPS is added."""
+_TCR_IPS_SHIFT = 32
+_IPS_CODES = ((32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 6))
+
+
+def _ips(ipa_bits: int) -> int:
+    """TCR_EL1.IPS for an address size: the largest that fits."""
+    return max(code for bits, code in _IPS_CODES if bits <= max(ipa_bits, 32))
+
+
+class Vm:
+    """One VM. Use it as a context manager, or call `close`."""
+
+    def __init__(self, host: Host, *, ipa_bits: int | None = None) -> None:
+        """Create a VM with slot 0 and empty page tables; 40 address bits, or as many as the host has.
+
+        Raises OSError with the kernel's errno, VmmError if /dev/kvm speaks another API.
+        """
+        self.host = host
+        self.revision = host.revision
+        self.console: list[str] = []
+        """What the guest printed."""
+        self.program: GuestProgram | None = None
+        self.memory = GuestMemory()
+        self.vcpus: list[Vcpu] = []
+        self.ucall_address = UCALL_ADDRESS
+        self.reader = _Reader(self)
+        self._device = host.open("/dev/kvm", os.O_RDWR)
+        version = self._device.ioctl(kvm.KVM_GET_API_VERSION)
+        if version != kvm.KVM_API_VERSION:
+            raise VmmError(f"/dev/kvm speaks API version {version}, this VMM version {kvm.KVM_API_VERSION}")
+        limit = self._device.ioctl(kvm.KVM_CHECK_EXTENSION, kvm.KVM_CAP_ARM_VM_IPA_SIZE)
+        self.ipa_bits = ipa_bits or min(DEFAULT_IPA_BITS, limit or DEFAULT_IPA_BITS)
+        vm_type = 0 if self.ipa_bits == DEFAULT_IPA_BITS else self.ipa_bits
+        self._mmap_size = self._device.ioctl(kvm.KVM_GET_VCPU_MMAP_SIZE)
+        self.file = host.adopt(self._device.ioctl(kvm.KVM_CREATE_VM, vm_type))
+        self._allocator = TableAllocator()
+        self._next_large_tables = _LARGE_TABLES_BASE
+        self.add_memory(GuestPA(0), LOW_MEMORY_SIZE)
+        self._allocator.add(TABLES_BASE, LOW_MEMORY_SIZE - TABLES_BASE)
+        self.page_tables = PageTables(self.memory, self._allocator)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back. Allowed twice."""
+        for vcpu in self.vcpus:
+            vcpu.close()
+        self.file.close()
+        self._device.close()
+        for region in self.memory.regions:
+            region.memory.close()
+
+    # Capabilities
+
+    def check_extension(self, capability: int) -> int:
+        """KVM_CHECK_EXTENSION on the VM."""
+        return self.file.ioctl(kvm.KVM_CHECK_EXTENSION, capability)
+
+    def enable_cap(self, capability: int, *, flags: int = 0, args: tuple[int, ...] = ()) -> None:
+        """KVM_ENABLE_CAP on the VM. Raises OSError."""
+        request = EnableCap(cap=capability, flags=flags)
+        for position, value in enumerate(args):
+            request.args[position] = value
+        self.file.ioctl(kvm.KVM_ENABLE_CAP, request)
+
+    def enable_sea_to_user(self) -> None:
+        """Ask for KVM_EXIT_ARM_SEA."""
+        self.enable_cap(self.revision.cap_sea_to_user)
+
+    # Memory
+
+    @property
+    def max_gpa(self) -> int:
+        """One past the last guest physical address."""
+        return 1 << self.ipa_bits
+
+    def add_memory(
+        self,
+        gpa: GuestPA,
+        size: int,
+        *,
+        backing: Backing = Backing.ANONYMOUS,
+        readonly: bool = False,
+        alignment: int = 0,
+    ) -> Region:
+        """Map memory into the VMM and make it a memslot. Raises OSError."""
+        slot = max((region.slot for region in self.memory.regions), default=-1) + 1
+        memory = self.host.map_memory(size, backing=backing, alignment=alignment)
+        region = Region(slot, gpa, memory, readonly)
+        try:
+            self._set_region(region, memory.size)
+        except OSError:
+            memory.close()
+            raise
+        self.memory.regions.append(region)
+        return region
+
+    def remove_memory(self, region: Region) -> None:
+        """Delete the memslot. The mapping stays until the VM is closed, so that addresses into it stay good."""
+        self._set_region(region, 0)
+
+    def _set_region(self, region: Region, size: int) -> None:
+        flags = kvm.KVM_MEM_READONLY if region.readonly else 0
+        self.file.ioctl(
+            kvm.KVM_SET_USER_MEMORY_REGION,
+            UserspaceMemoryRegion(region.slot, flags, region.base, size, region.memory.address),
+        )
+
+    def map(
+        self,
+        gva: GuestVA,
+        gpa: GuestPA,
+        pages: int,
+        *,
+        user: bool = False,
+        writable: bool = True,
+        executable: bool = True,
+        device: bool = False,
+    ) -> None:
+        """Map guest virtual to guest physical addresses, 4 KiB pages, in the guest's stage 1."""
+        if pages >= _LARGE_MAP_PAGES:
+            self._add_large_tables(pages)
+        self.page_tables.map(
+            gva,
+            gpa,
+            pages,
+            user=user,
+            writable=writable,
+            executable=executable,
+            attribute=descriptors.DEVICE_NGNRNE if device else descriptors.NORMAL_WRITE_BACK,
+        )
+
+    def _add_large_tables(self, pages: int) -> None:
+        """A memslot of its own for the tables of a large mapping: 2 MiB tables per GiB want huge pages."""
+        size = -(-(pages // TABLE_ENTRIES * TABLE_SIZE) // _LARGE_TABLES_STEP) * _LARGE_TABLES_STEP
+        base = self._next_large_tables
+        self.add_memory(base, size, backing=Backing.THP, alignment=_LARGE_TABLES_STEP)
+        self._allocator.add(base, size)
+        self._next_large_tables = GuestPA(base + size)
+
+    def gva_to_gpa(self, gva: GuestVA) -> GuestPA:
+        """Through the guest's page tables. Raises GuestMemoryAccessError."""
+        return self.page_tables.translate(gva)
+
+    def gva_to_hva(self, gva: GuestVA) -> HostVA:
+        """Through the guest's page tables and the memslots. Raises GuestMemoryAccessError."""
+        return self.memory.hva(self.gva_to_gpa(gva))
+
+    def read(self, gva: GuestVA, size: int) -> bytes:
+        """Guest memory by virtual address, page by page. Raises GuestMemoryAccessError."""
+        parts = bytearray()
+        while len(parts) < size:
+            address = GuestVA(gva + len(parts))
+            length = min(size - len(parts), PAGE_SIZE - address % PAGE_SIZE)
+            parts += self.memory.view(self.gva_to_gpa(address), length)
+        return bytes(parts)
+
+    def write(self, gva: GuestVA, data: bytes) -> None:
+        """Guest memory by virtual address, page by page. Raises GuestMemoryAccessError."""
+        done = 0
+        while done < len(data):
+            address = GuestVA(gva + done)
+            length = min(len(data) - done, PAGE_SIZE - address % PAGE_SIZE)
+            self.memory.view(self.gva_to_gpa(address), length)[:] = data[done : done + length]
+            done += length
+
+    def read_u64(self, gva: GuestVA) -> int:
+        return int.from_bytes(self.read(gva, 8), "little")
+
+    def write_u64(self, gva: GuestVA, value: int) -> None:
+        self.write(gva, value.to_bytes(8, "little"))
+
+    # Program
+
+    def load(self, program: GuestProgram) -> None:
+        """Copy a program into slot 0, map it at its addresses, and map the page of the ucalls."""
+        if program.ucall_mmio != self.ucall_address:
+            raise VmmError(
+                f"the program calls the VMM at {program.ucall_mmio:#x}, this VM listens at {self.ucall_address:#x}"
+            )
+        user = any(segment.user for segment in program.segments)
+        for segment in program.segments:
+            if segment.gva + segment.size > TABLES_BASE:
+                raise VmmError(
+                    f"the program's segment [{segment.gva:#x}, {segment.gva + segment.size:#x}) does not fit below the"
+                    f" page tables at {TABLES_BASE:#x}"
+                )
+            self._load_segment(segment.gva, segment.data, segment.size)
+            self.map(
+                segment.gva,
+                GuestPA(segment.gva),
+                -(-segment.size // PAGE_SIZE),
+                user=segment.user,
+                writable=segment.writable,
+                executable=segment.executable,
+            )
+        self.map(GuestVA(self.ucall_address), self.ucall_address, 1, user=user, executable=False, device=True)
+        self.program = program
+
+    def _load_segment(self, gva: GuestVA, data: bytes, size: int) -> None:
+        self.memory.region(GuestPA(gva), size)
+        self.memory.view(GuestPA(gva), len(data))[:] = data
+
+    def symbol(self, name: str) -> GuestVA:
+        """The address of a symbol of the program. Raises VmmError with the names that there are."""
+        if self.program is None:
+            raise VmmError("no program is loaded")
+        try:
+            return self.program.symbols[name]
+        except KeyError:
+            known = ", ".join(sorted(self.program.symbols))
+            raise VmmError(f"the program has no symbol {name!r}; it has {known}") from None
+
+    def get_global(self, name: str) -> int:
+        """The value of a global of the program."""
+        return self.read_u64(self.symbol(name))
+
+    def set_global(self, name: str, value: int) -> None:
+        """Write a global of the program, as sync_global_to_guest does."""
+        self.write_u64(self.symbol(name), value)
+
+    def locate(self, pc: GuestVA) -> str:
+        """An address in terms of the program, for messages."""
+        return f"{pc:#x}" if self.program is None else self.program.locate(pc)
+
+    # vCPUs
+
+    def add_vcpu(self) -> Vcpu:
+        """Create a vCPU that will start the loaded program at its entry."""
+        number = len(self.vcpus)
+        file = self.host.adopt(self.file.ioctl(kvm.KVM_CREATE_VCPU, number))
+        vcpu = Vcpu(self, number, file, self._mmap_size)
+        self.vcpus.append(vcpu)
+        vcpu.set_reg("cpacr_el1", vcpu.get_reg("cpacr_el1") | _CPACR_FPEN)
+        vcpu.set_reg("sctlr_el1", vcpu.get_reg("sctlr_el1") | _SCTLR_M_C_I)
+        vcpu.set_reg("tcr_el1", _TCR_EL1 | _ips(self.ipa_bits) << _TCR_IPS_SHIFT)
+        vcpu.set_reg("mair_el1", descriptors.MAIR_EL1)
+        vcpu.set_reg("ttbr0_el1", self.page_tables.root)
+        vcpu.set_reg("tpidr_el1", number)
+        if self.program is not None:
+            vcpu.set_reg("vbar_el1", self.program.vectors)
+            vcpu.set_reg("sp_el1", self.program.stack_top)
+            vcpu.set_reg("pc", self.program.entry)
+        return vcpu
+
+
+class _Reader:
+    """Guest memory as the ucall parser wants it."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    def read(self, gva: int, size: int, /) -> bytes:
+        try:
+            return self._vm.read(GuestVA(gva), size)
+        except GuestMemoryAccessError as error:
+            raise GuestMemoryError(str(error)) from None
