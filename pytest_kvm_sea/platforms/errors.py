@@ -11,9 +11,9 @@ class PlatformError(Exception):
     """A platform cannot be loaded; the text is for people: `FILE:LINE:COLUMN: problem; what is valid`."""
 
 
-def choices(given: str, valid: Iterable[str], *, noun: str) -> str:
+def choices(given: str, valid: Iterable[str], *, noun: str, nearest: str | None = None) -> str:
     """`nearest valid NOUN: x; valid NOUNs: x, y, z`, without the first half where nothing is near."""
     names = list(valid)
-    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"nearest valid {noun}: {nearest[0]}; " if nearest else ""
+    near = [nearest] if nearest else difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"nearest valid {noun}: {near[0]}; " if near else ""
     return f"{hint}valid {noun}s: {', '.join(names)}"

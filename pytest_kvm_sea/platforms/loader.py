@@ -62,8 +62,11 @@ def parse(text: str, filename: str) -> Platform:
 
 def _read(path: Path) -> str:
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise PlatformError(f"{path}: is a directory; give a YAML file of it")
+        if not stat.S_ISREG(mode):
+            raise PlatformError(f"{path}: is not a regular file")
         with path.open("rb") as stream:
             data = stream.read(MAX_SIZE + 1)
     except (OSError, ValueError) as error:

@@ -91,6 +91,7 @@ class Kernel:
     s1ptw_level: bool = True
     """Since 7.0: an abort injected for a failed stage-1 walk carries the level of the walk."""
     lockdown: Lockdown = Lockdown.NONE
+    """Mode of kernel lockdown; from integrity on, the files of EINJ cannot be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ class Einj:
 @dataclass(frozen=True, slots=True)
 class Firmware:
     einj: Einj = field(default_factory=Einj)
+    """Error injection (ACPI 6.5, 18.6)."""
     sea: SeaPolicy = SeaPolicy.UNCLAIMED
     """What APEI does with a guest's SEA."""
     forwards_sea: bool = False
@@ -157,9 +159,14 @@ class Platform:
     description: Annotated[str, Pattern(r"\S.*", "a sentence")]
     """One sentence: what is special about this host."""
     kernel: Kernel = field(default_factory=Kernel)
+    """The host's kernel: what KVM can do, and its quirks."""
     cpu: Processor = field(default_factory=Processor)
+    """The host's cores."""
     memory: Annotated[int, Unit(2 * MIB), Range(1 * GIB, 4096 * GIB)] = 64 * GIB
     """System RAM, `64GiB` in the file; bytes here."""
     hugepages: Hugepages = field(default_factory=Hugepages)
+    """The pools of hugetlb pages."""
     firmware: Firmware = field(default_factory=Firmware)
+    """ACPI: error injection and error records."""
     process: Process = field(default_factory=Process)
+    """What the VMM may do."""

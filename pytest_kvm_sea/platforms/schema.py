@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import yaml
 
 from pytest_kvm_sea.platforms.errors import PlatformError, choices
-from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, Bits, OneOf, Pattern, Range, Unit
+from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, Bits, OneOf, Pattern, Platform, Range, Unit
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {
@@ -51,12 +51,9 @@ class Document:
     def read(self, node: yaml.Node, cls: type[T], path: str = "") -> T:
         """The dataclass `cls` from a mapping node. Keys left out take the defaults of the dataclass."""
         items = self._items(node, path)
-        hints = _hints(cls)
-        for key, (key_node, _) in items.items():
-            if key not in hints:
-                where = f" in {path!r}" if path else ""
-                self.fail(key_node.start_mark, f"unknown key {key!r}{where}; {choices(key, hints, noun='key')}")
+        self._check_known(cls, items, path)
         self._check_required(node, cls, items)
+        hints = _hints(cls)
         values: dict[str, Any] = {}
         for key, (_, value) in items.items():
             where = f"{path}.{key}" if path else key
@@ -85,6 +82,13 @@ class Document:
         if not isinstance(node, yaml.ScalarNode) or node.tag != f"{_TAG}str":
             self.fail(node.start_mark, f"a key is a plain word, not {_describe(node)}")
         return str(node.value)
+
+    def _check_known(self, cls: type, items: Mapping[str, tuple[yaml.Node, yaml.Node]], path: str) -> None:
+        for key, (node, _) in items.items():
+            if key not in _hints(cls):
+                where = f" in {path!r}" if path else ""
+                hint = choices(key, _hints(cls), noun="key", nearest=_elsewhere(key, Platform))
+                self.fail(node.start_mark, f"unknown key {key!r}{where}; {hint}")
 
     def _check_required(self, node: yaml.Node, cls: type, items: Mapping[str, object]) -> None:
         absent = [
@@ -175,6 +179,18 @@ def _hints(cls: type) -> dict[str, Any]:
     if cls not in _HINTS:
         _HINTS[cls] = get_type_hints(cls, include_extras=True)
     return _HINTS[cls]
+
+
+def _elsewhere(key: str, cls: type, path: str = "") -> str | None:
+    """Where in a platform a key of that name would stand: a right key in the wrong section is the commonest slip."""
+    for name, hint in _hints(cls).items():
+        if name == key:
+            return f"{path}{name}"
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            found = _elsewhere(key, hint, f"{path}{name}.")
+            if found:
+                return found
+    return None
 
 
 def _describe(node: yaml.Node) -> str:
