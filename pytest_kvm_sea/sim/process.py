@@ -138,7 +138,7 @@ class Process:
 
     # Mappings
 
-    def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> SimMemory:
+    def map_memory(self, size: int, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> SimMemory:
         """mmap(2) of private anonymous memory; ``size`` is rounded up to whole (huge) pages, as the kernel does.
 
         OSError: EINVAL for a size of 0 and for huge pages of a size that this kernel does not know, ENOMEM where RAM or

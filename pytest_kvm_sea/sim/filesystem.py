@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The simulated host's file system: paths, permissions, and who opens what.
+
+Most files are made up when they are opened. debugfs and the ACPI tables are on disk (`sim.debugfs`); that tree comes
+into being at the first path below one of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.platforms.model import Lockdown
+from pytest_kvm_sea.sim import einj, procfs
+from pytest_kvm_sea.sim.acpi import einj_table
+from pytest_kvm_sea.sim.debugfs import Entry, Tree
+from pytest_kvm_sea.sim.files import DirectoryFile, TextFile, fail
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import File
+    from pytest_kvm_sea.platforms.model import Platform
+    from pytest_kvm_sea.sim.firmware import Firmware
+    from pytest_kvm_sea.sim.physical import PhysicalMemory
+    from pytest_kvm_sea.sim.process import Process
+
+DEBUGFS = "/sys/kernel/debug"
+ACPI_TABLES = "/sys/firmware/acpi/tables"
+KVM = "/dev/kvm"
+_WANTED = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A file that is not on disk."""
+
+    opener: Callable[[int], File]
+    mode: int
+    owned: bool = False
+    """It belongs to the process (as /proc/self does), not to root."""
+    denied: int = 0
+    """Not zero: the errno of every open, whoever asks."""
+
+
+class Filesystem:
+    """What one process of the simulated host sees."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        process: Process,
+        physical: PhysicalMemory,
+        firmware: Firmware,
+        tree_root: Callable[[], Path],
+    ) -> None:
+        """``tree_root`` gives the directory on this machine below which debugfs is made; asked when first needed."""
+        self._platform = platform
+        self._root = platform.process.root
+        self._nodes: dict[str, Node] = {}
+        self._directories = {"/", ACPI_TABLES, DEBUGFS}
+        files = einj.files(platform)
+        if platform.firmware.einj.table:
+            table = einj_table(platform.firmware.einj, physical.map.firmware.start)
+            files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
+        self.tree = Tree(tree_root, files, {DEBUGFS: 0o700, ACPI_TABLES: 0o755})
+        self._driver = einj.Driver(platform, physical, firmware, self.tree)
+        self._register_memory_files(process, physical)
+
+    def register(self, path: str, opener: Callable[[int], File], *, mode: int = 0o666, denied: int = 0) -> None:
+        """Put a file at an absolute path; ``opener`` gets the flags of open(2). ``denied``: errno of every attempt."""
+        if path == KVM and not self._platform.process.kvm:
+            denied = errno.EACCES
+        self._add(path, Node(opener, mode, denied=denied))
+
+    # System calls
+
+    def open(self, path: str, flags: int) -> File:
+        """open(2) without O_CREAT. OSError ENOENT, EACCES, EPERM (lockdown), ENOTDIR, EISDIR."""
+        path = posixpath.normpath(path)
+        wanted = _WANTED.get(flags & os.O_ACCMODE)
+        if wanted is None:
+            fail(errno.EINVAL, path)
+        mode, node = self._look_up(path)
+        if stat.S_ISDIR(mode):
+            if wanted & os.W_OK:
+                fail(errno.EISDIR, path)
+            self._check(mode, wanted, node, path)
+            return DirectoryFile(path, flags)
+        self._check(mode, wanted, node, path)
+        if node is not None:
+            return node.opener(flags)
+        if path.startswith(DEBUGFS):
+            self._check_lockdown(mode, wanted, path)
+            return self._driver.open(path, flags)
+        return TextFile(path, flags, lambda: self.tree.read(path))
+
+    def access(self, path: str, mode: int) -> None:
+        """access(2): the permissions only; a lockdown shows in open."""
+        path = posixpath.normpath(path)
+        found, node = self._look_up(path)
+        self._check(found, mode, node, path)
+
+    def listdir(self, path: str) -> Sequence[str]:
+        """The names in a directory, sorted. OSError as opendir(3)."""
+        path = posixpath.normpath(path)
+        mode, node = self._look_up(path)
+        if not stat.S_ISDIR(mode):
+            fail(errno.ENOTDIR, path)
+        self._check(mode, os.R_OK, node, path)
+        prefix = path.rstrip("/") + "/"
+        names = {each[len(prefix) :].partition("/")[0] for each in self._all_paths() if each.startswith(prefix)}
+        if self._is_on_disk(path):
+            names.update(self.tree.names(path))
+        return sorted(names - {""})
+
+    # Looking up
+
+    def _look_up(self, path: str) -> tuple[int, Node | None]:
+        """st_mode of a path, after checking that the process may get there."""
+        if not path.startswith("/"):
+            fail(errno.ENOENT, path)
+        if path.startswith(DEBUGFS + "/") and not self._root:
+            fail(errno.EACCES, path)  # debugfs itself is 0700
+        node = self._nodes.get(path)
+        if node is not None:
+            return stat.S_IFREG | node.mode, node
+        mode = self.tree.mode(path) if self._is_on_disk(path) else None
+        if mode is not None:
+            return mode, None
+        if path in self._directories:
+            return stat.S_IFDIR | 0o755, None
+        parent = posixpath.dirname(path)
+        mode, _ = self._look_up(parent)
+        code = errno.ENOENT if stat.S_ISDIR(mode) else errno.ENOTDIR
+        raise OSError(code, os.strerror(code), path)
+
+    @staticmethod
+    def _is_on_disk(path: str) -> bool:
+        return any(path == mount or path.startswith(mount + "/") for mount in (DEBUGFS, ACPI_TABLES))
+
+    def _all_paths(self) -> set[str]:
+        return self._directories | set(self._nodes)
+
+    def _check(self, mode: int, wanted: int, node: Node | None, path: str) -> None:
+        """Permission bits; root passes all but execution."""
+        if node is not None and node.denied and wanted:
+            fail(node.denied, path)
+        permitted = mode >> 6 if node is not None and node.owned else mode
+        if self._root:
+            permitted = os.R_OK | os.W_OK | (os.X_OK if mode & 0o111 else 0)
+        if wanted & ~permitted & 7:
+            fail(errno.EACCES, path)
+
+    def _check_lockdown(self, mode: int, wanted: int, path: str) -> None:
+        """debugfs_locked_down: what is read-only for everybody stays readable (fs/debugfs/file.c)."""
+        if self._platform.kernel.lockdown is Lockdown.NONE:
+            return
+        if mode & 0o7777 & ~0o444 or wanted & os.W_OK:
+            fail(errno.EPERM, path)
+
+    # What is there
+
+    def _add(self, path: str, node: Node) -> None:
+        self._nodes[path] = node
+        while (path := posixpath.dirname(path)) not in self._directories:
+            self._directories.add(path)
+
+    def _text(self, path: str, content: Callable[[], bytes], mode: int = 0o444) -> None:
+        self._add(path, Node(lambda flags: TextFile(path, flags, content), mode))
+
+    def _register_memory_files(self, process: Process, physical: PhysicalMemory) -> None:
+        kernel = self._platform.kernel
+        root = self._root
+        pagemap, kpageflags = "/proc/self/pagemap", "/proc/kpageflags"
+        offline = "/sys/devices/system/memory/hard_offline_page"
+
+        def open_offline(flags: int) -> File:
+            if flags & os.O_ACCMODE != os.O_WRONLY:
+                fail(errno.EACCES, offline)  # kernfs: no show method, whoever asks
+            return procfs.HardOfflineFile(offline, flags, physical)
+
+        self._add(
+            pagemap,
+            Node(lambda flags: procfs.PagemapFile(pagemap, flags, process, show_pfn=root), 0o400, owned=True),
+        )
+        self._add(kpageflags, Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400))
+        self._add(offline, Node(open_offline, 0o200))
+        self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
+        self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
+        self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
+        for directory in (DEBUGFS, ACPI_TABLES):
+            self._directories.update(str(parent) for parent in Path(directory).parents)
