@@ -17,9 +17,9 @@ MISUSE: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Run the test on every target. The scope is the session: tests of one target come together and share its host."""
+    """Run the test on every target, in the order in which targets were chosen."""
     _check_marks(metafunc)
-    metafunc.parametrize(TARGET, _parameters(metafunc), scope="session")
+    metafunc.parametrize(TARGET, _parameters(metafunc))
 
 
 def refuse_marks(metafunc: pytest.Metafunc) -> None:

@@ -54,7 +54,7 @@ def kvm(host: Host) -> Finding:
 def ras(host: Host) -> Finding:
     if _extension(host, uapi.KVM_CAP_ARM_INJECT_SERROR_ESR):
         return None
-    return "the CPU has no FEAT_RAS, and without it KVM never exits for an SEA", "a host with FEAT_RAS (Armv8.2)"
+    return "the CPU has no FEAT_RAS, which routes the SEAs of a guest to KVM", "a host with FEAT_RAS (Armv8.2)"
 
 
 def serror_esr(host: Host) -> Finding:

@@ -19,6 +19,7 @@ ORDER = (
     "plugin",
     "collection",
     "fixtures",
+    "providers",
     "targets",
     "options",
     "requirements",
@@ -51,9 +52,12 @@ FORBIDDEN = {
 }
 """What the order alone would allow."""
 
+FOR_TYPES = {("selftests", "fixtures")}
+"""What is allowed to the type checker only: the selftests name the types of the fixtures that they are given."""
+
 THIRD_PARTY = {
     "pytest": {
-        "plugin", "collection", "fixtures", "targets", "options", "requirements", "selftests", "expectations",
+        "plugin", "collection", "fixtures", "providers", "targets", "options", "requirements", "selftests", "expectations",
     },
     "yaml": {"platforms"},
     "capstone": {"arm64"},
@@ -85,6 +89,16 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
+def for_the_type_checker(tree: ast.Module) -> set[int]:
+    """The lines inside `if TYPE_CHECKING:`."""
+    return {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for line in range(node.lineno, (node.body[-1].end_lineno or 0) + 1)
+    }
+
+
 def unit(module: str) -> str:
     """The room of the house that a module (without the package's name) is in."""
     return "hosts.contract" if module.startswith("hosts.contract") else module.partition(".")[0]
@@ -97,11 +111,13 @@ def test_every_module_has_its_place() -> None:
 def test_imports_point_down() -> None:
     wrong = []
     for module, tree in MODULES.items():
-        here = unit(module)
+        here, typing_lines = unit(module), for_the_type_checker(tree)
         for line, name in imports(tree):
             package, _, rest = name.partition(".")
             there = unit(rest)
-            if package == "pytest_kvm_sea" and there != here and not may_import(here, there):
+            if package != "pytest_kvm_sea" or there == here or ((here, there) in FOR_TYPES and line in typing_lines):
+                continue
+            if not may_import(here, there):
                 wrong.append(f"{module}:{line}: {here} imports {name}")
     assert not wrong
 
