@@ -78,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if results:
         from pytest_kvm_sea.reports import summary
 
-        terminalreporter.section(summary.title(results))
+        terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
 
