@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Basic blocks as tuples of operations, and the process-wide store of them.
+
+A block is straight code from one address up to the first instruction that may go elsewhere. Blocks belong to no
+processor: they are found again by their address and their bytes, also by the next VM of this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pytest_kvm_sea.cpu.bus import PAGE_MASK, PAGE_SIZE
+from pytest_kvm_sea.cpu.closures import Function, operation
+
+MAX_INSTRUCTIONS: Final = 64
+_VARIANTS: Final = 4
+"""How many blocks that differ after their first instruction are kept for one address."""
+_LIMIT: Final = 50_000
+
+
+class Block:
+    """Straight code at one address."""
+
+    __slots__ = ("body", "code", "end", "length", "pc", "region", "runs")
+
+    def __init__(self, pc: int, code: bytes, body: tuple[Function, ...], end: Function | None) -> None:
+        self.pc = pc
+        self.code = code
+        self.length = len(code) // 4
+        self.body = body
+        """Operations that do not change the flow."""
+        self.end = end
+        """The operation that does; None where the block ends for want of room."""
+        self.runs = 0
+        self.region: Any = None
+        """A compiled region that starts here, once this block is hot; False if there cannot be one."""
+
+
+_BLOCKS: Final[dict[tuple[int, bytes], list[Block]]] = {}
+
+
+def _translate(pc: int, view: memoryview, length: int) -> Block:
+    start = pc & PAGE_MASK
+    body: list[Function] = []
+    words = view[start : min(start + 4 * length, PAGE_SIZE)].cast("I")
+    for index, word in enumerate(words):
+        found = operation(word, pc + 4 * index)
+        if found.ends_block:
+            return Block(pc, bytes(view[start : start + 4 * index + 4]), tuple(body), found.function)
+        body.append(found.function)
+    return Block(pc, bytes(view[start : start + 4 * len(words)]), tuple(body), None)
+
+
+def block_at(pc: int, view: memoryview) -> Block:
+    """The block at this address, whose page is in ``view``."""
+    offset = pc & PAGE_MASK
+    key = (pc, bytes(view[offset : offset + 4]))
+    variants = _BLOCKS.get(key)
+    if variants is None:
+        if len(_BLOCKS) >= _LIMIT:
+            _BLOCKS.clear()
+        variants = _BLOCKS[key] = []
+    for block in variants:
+        if view[offset : offset + len(block.code)] == block.code:
+            return block
+    block = _translate(pc, view, MAX_INSTRUCTIONS)
+    variants.insert(0, block)
+    del variants[_VARIANTS:]
+    return block
+
+
+def single_instruction(pc: int, view: memoryview) -> Block:
+    """A block of one instruction: for code that has to be looked at anew each time."""
+    return _translate(pc, view, 1)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The processor: runs code until something has to be told to the hypervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import length_hint
+from typing import Final
+
+from pytest_kvm_sea.arm64.esr import EC, syndrome
+from pytest_kvm_sea.cpu import pstate
+from pytest_kvm_sea.cpu.blocks import Block, block_at, single_instruction
+from pytest_kvm_sea.cpu.closures import Function
+from pytest_kvm_sea.cpu.system import System
+from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
+
+_SLICE: Final = 8192
+"""Instructions between two looks at ``kicked``."""
+_HOT: Final = 100
+"""Runs of a block after which a region is compiled for it."""
+
+
+class Cpu(System):
+    """An A64 processor at EL0 and EL1 over a `bus.Bus`. One thread at a time may run it."""
+
+    __slots__ = ()
+
+    def run(self, limit: int) -> Trap | None:
+        """Execute about ``limit`` instructions; a block or loop that has been started is not cut short exactly.
+
+        Returns what was taken to EL2, or None when the limit was reached or ``kicked`` is set. PC is the preferred
+        return address: the instruction that faulted, or the one after HVC.
+        """
+        for context in self.contexts:
+            # Whoever wrote to guest memory meanwhile may have changed code
+            context.blocks.clear()
+        self.take_pending_serror()
+        stop = self.instructions + limit
+        while self.instructions < stop and not self.kicked:
+            try:
+                self._execute(min(stop, self.instructions + _SLICE))
+            except GuestException as exception:
+                if exception.skip:
+                    self.pc += 4
+                    self.instructions += 1
+                self.enter_exception(exception.offset, exception.esr, exception.far)
+            except TrapTaken as taken:
+                if taken.skip:
+                    self.pc += 4
+                    self.instructions += 1
+                return taken.trap
+        return None
+
+    def _execute(self, stop: int) -> None:
+        """Run blocks until this many instructions have been executed since the processor was made.
+
+        Whatever is raised leaves PC at the instruction that did it and the instructions before it counted.
+        """
+        x = self.x
+        body: Iterator[Function] | None = None
+        ahead = length = 0
+        pc = self.pc
+        try:
+            while self.instructions < stop:
+                block = self.blocks.get(pc)
+                if block is None:
+                    block = self._find(pc)
+                    pc = block.pc
+                length = len(block.body)
+                body = iter(block.body)
+                for function in body:
+                    function(self, x)
+                body, ahead = None, block.length - 1
+                if block.end is None:
+                    pc += 4 * block.length
+                else:
+                    pc = block.end(self, x, pc + 4 * ahead)
+                self.pc, ahead = pc, 0
+                self.instructions += block.length
+        except BaseException:
+            if body is not None:
+                ahead = max(length - length_hint(body) - 1, 0)
+            self.pc += 4 * ahead
+            self.instructions += ahead
+            raise
+
+    def _find(self, pc: int) -> Block:
+        """The block at this address, by way of stage 1 and the bus."""
+        if self.pstate_bits & pstate.IL:
+            raise GuestException(syndrome(EC.ILLEGAL_STATE))
+        target = self.branch_address(pc)
+        if target != pc:
+            self.pc = pc = target
+        page = self.fetch(pc)
+        if not page.stable:
+            return single_instruction(pc, page.view)
+        block = self.blocks[pc] = block_at(pc, page.view)
+        return block

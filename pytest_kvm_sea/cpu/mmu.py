@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Stage 1 of the EL1&0 translation regime with the 4 KiB granule (Arm ARM, D8)."""
+
+from __future__ import annotations
+
+from struct import unpack_from
+from typing import Final, NamedTuple
+
+from pytest_kvm_sea.arm64 import esr
+from pytest_kvm_sea.arm64.sysregs import SysReg
+from pytest_kvm_sea.cpu import pstate
+from pytest_kvm_sea.cpu.bus import Access, ExternalAbort, Stage2Fault
+from pytest_kvm_sea.cpu.state import (
+    MAIR_EL1,
+    SCTLR_EL1,
+    SCTLR_M,
+    SCTLR_WXN,
+    TCR_EL1,
+    TTBR0_EL1,
+    TTBR1_EL1,
+    State,
+)
+from pytest_kvm_sea.cpu.traps import Stage1Fault, WalkAborted
+
+_ADDRESS: Final = 0x0000_FFFF_FFFF_F000
+_VALID: Final = 1
+_TABLE: Final = 2
+"""Bit 1: a table at levels 0 to 2, a page at level 3."""
+_LAST_LEVEL: Final = 3
+_AF: Final = 1 << 10
+_AP_USER: Final = 1 << 6
+_AP_READ_ONLY: Final = 1 << 7
+_PXN: Final = 1 << 53
+_UXN: Final = 1 << 54
+_TABLE_PXN: Final = 1 << 59
+_TABLE_UXN: Final = 1 << 60
+_TABLE_AP_NO_USER: Final = 1 << 61
+_TABLE_AP_READ_ONLY: Final = 1 << 62
+_OUTPUT_BITS: Final = (32, 36, 40, 42, 44, 48, 48, 48)
+"""By TCR_EL1.IPS; 52 bits need the larger granules or FEAT_LPA2."""
+
+
+class Leaf(NamedTuple):
+    """The end of a walk that found a descriptor."""
+
+    ipa: int
+    level: int
+    descriptor: int
+    """With what the tables above it forbid merged in."""
+
+
+class _Half(NamedTuple):
+    """Where TCR_EL1 has the fields of one half of the address space, and which register has its tables."""
+
+    size_shift: int
+    disable_shift: int
+    ignore_top_shift: int
+    base: SysReg
+
+
+_HALVES: Final = (_Half(0, 7, 37, TTBR0_EL1), _Half(16, 23, 38, TTBR1_EL1))
+
+
+class Mmu(State):
+    """Walks the tables. Finds addresses and raises faults; what an access does with them is `memory`'s."""
+
+    __slots__ = ()
+
+    def stage1(self, va: int, access: Access, *, el: int, pan: bool) -> int:
+        """The IPA of a virtual address, if the access is permitted.
+
+        Raises Stage1Fault, or WalkAborted where a descriptor cannot be read.
+        """
+        if not self.sysregs[SCTLR_EL1] & SCTLR_M:
+            return self._flat(va)
+        leaf = self.walk(va)
+        if not self._permitted(leaf.descriptor, access, el=el, pan=pan):
+            raise Stage1Fault(esr.FSC_PERMISSION + leaf.level)
+        return leaf.ipa
+
+    def translate(self, va: int, *, write: bool, el0: bool) -> tuple[int | None, int]:
+        """What AT S1E1R, S1E1W, S1E0R and S1E0W give: the IPA or None, and PAR_EL1 (Arm ARM, D24.2.127)."""
+        access = Access.WRITE if write else Access.READ
+        try:
+            ipa = self.stage1(va, access, el=0 if el0 else 1, pan=False)
+        except Stage1Fault as fault:
+            return None, _par_failed(fault.fsc)
+        except WalkAborted as aborted:
+            if isinstance(aborted.cause, Stage2Fault):
+                return None, _par_failed(aborted.cause.fsc) | 1 << 8 | 1 << 9
+            walk = esr.fsc_parity_walk if aborted.cause.parity else esr.fsc_sea_walk
+            if aborted.cause.walk_level is not None:
+                return None, _par_failed(walk(aborted.cause.walk_level)) | 1 << 8 | 1 << 9
+            return None, _par_failed(walk(aborted.level))
+        if self.sysregs[SCTLR_EL1] & SCTLR_M:
+            descriptor = self.walk(va).descriptor
+            attributes = self.sysregs[MAIR_EL1] >> 8 * (descriptor >> 2 & 7) & 0xFF
+            shareability = descriptor >> 8 & 3
+        else:
+            attributes, shareability = 0, 2
+        return ipa, attributes << 56 | ipa & _ADDRESS | 1 << 11 | 1 << 9 | shareability << 7
+
+    def ignores_top_byte(self, va: int) -> bool:
+        """TCR_EL1.TBI of the half that the address is in."""
+        return bool(self.sysregs[TCR_EL1] >> _HALVES[va >> 55 & 1].ignore_top_shift & 1)
+
+    def _flat(self, va: int) -> int:
+        ipa = va & (1 << 56) - 1 if self.ignores_top_byte(va) else va
+        if ipa >> self.features.physical_bits:
+            raise Stage1Fault(esr.FSC_ADDRESS_SIZE)
+        return ipa
+
+    def walk(self, va: int) -> Leaf:
+        """Follow the tables to the leaf. Raises Stage1Fault for translation, access-flag and address-size faults."""
+        tcr = self.sysregs[TCR_EL1]
+        half = _HALVES[va >> 55 & 1]
+        bits = 64 - (tcr >> half.size_shift & 0x3F)
+        checked = va & (1 << 56) - 1 if tcr >> half.ignore_top_shift & 1 else va
+        top = 56 if tcr >> half.ignore_top_shift & 1 else 64
+        if bits > 48 or bits < 25 or tcr >> half.disable_shift & 1:
+            raise Stage1Fault(esr.FSC_TRANSLATION)
+        if checked >> bits != ((1 << top - bits) - 1 if half.base == TTBR1_EL1 else 0):
+            raise Stage1Fault(esr.FSC_TRANSLATION)
+        level = 4 - (bits - 4) // 9
+        output = min(_OUTPUT_BITS[tcr >> 32 & 7], self.features.physical_bits)
+        shift = 39 - 9 * level
+        # The table of the first level may be smaller than a page, and is aligned to its size
+        table = self.sysregs[half.base] & 0x0000_FFFF_FFFF_FFFE & ~((8 << bits - shift) - 1)
+        if table >> output:
+            raise Stage1Fault(esr.FSC_ADDRESS_SIZE)
+        index = (va & (1 << bits) - 1) >> shift
+        inherited = 0
+        while True:
+            descriptor = self._descriptor(table + index * 8, level)
+            if not descriptor & _VALID:
+                raise Stage1Fault(esr.FSC_TRANSLATION + level)
+            if level == _LAST_LEVEL or not descriptor & _TABLE:
+                break
+            table = descriptor & _ADDRESS
+            if table >> output:
+                raise Stage1Fault(esr.FSC_ADDRESS_SIZE + level)
+            inherited |= descriptor
+            level += 1
+            shift -= 9
+            index = va >> shift & 0x1FF
+        if (level == _LAST_LEVEL) != bool(descriptor & _TABLE) or level == 0:
+            # A block at level 0, or the reserved encoding at level 3
+            raise Stage1Fault(esr.FSC_TRANSLATION + level)
+        base = descriptor & _ADDRESS & ~((1 << shift) - 1)
+        if base >> output:
+            raise Stage1Fault(esr.FSC_ADDRESS_SIZE + level)
+        if not descriptor & _AF:
+            raise Stage1Fault(esr.FSC_ACCESS_FLAG + level)
+        return Leaf(base | va & (1 << shift) - 1, level, _inherit(descriptor, inherited))
+
+    def _descriptor(self, ipa: int, level: int) -> int:
+        view = self.table_views.get(ipa >> 12)
+        if view is None:
+            try:
+                page = self.bus.page(ipa, Access.WALK)
+                if not page.stable:
+                    self.bus.check(ipa, 8, Access.WALK)
+            except (Stage2Fault, ExternalAbort) as cause:
+                raise WalkAborted(cause, level, ipa) from None
+            view = page.view
+            if page.stable:
+                self.table_views[ipa >> 12] = view
+        value: int = unpack_from("<Q", view, ipa & 0xFFF)[0]
+        return value
+
+    def _permitted(self, descriptor: int, access: Access, *, el: int, pan: bool) -> bool:
+        """Arm ARM, D8.4: direct permissions, PXN, UXN, SCTLR_EL1.WXN, PAN."""
+        user, read_only = descriptor & _AP_USER, descriptor & _AP_READ_ONLY
+        if access is Access.FETCH:
+            writable = not read_only and (el == 1 or user)
+            if writable and self.sysregs[SCTLR_EL1] & SCTLR_WXN:
+                return False
+            if el == 0:
+                return not descriptor & _UXN
+            return not descriptor & _PXN and not (user and not read_only)
+        if el == 0:
+            return bool(user) and not (access is Access.WRITE and read_only)
+        if pan and user:
+            return False
+        return not (access is Access.WRITE and read_only)
+
+    @property
+    def pan(self) -> bool:
+        """Whether PAN restricts accesses now."""
+        return bool(self.el and self.pstate_bits & pstate.PAN)
+
+
+def _par_failed(fsc: int) -> int:
+    return 1 << 11 | fsc << 1 | 1
+
+
+def _inherit(descriptor: int, tables: int) -> int:
+    """Merge what table descriptors forbid into the leaf (Arm ARM, D8.4.3: APTable, UXNTable, PXNTable)."""
+    if tables & _TABLE_AP_READ_ONLY:
+        descriptor |= _AP_READ_ONLY
+    if tables & _TABLE_AP_NO_USER:
+        descriptor &= ~_AP_USER
+    if tables & _TABLE_UXN:
+        descriptor |= _UXN
+    if tables & _TABLE_PXN:
+        descriptor |= _PXN
+    return descriptor
