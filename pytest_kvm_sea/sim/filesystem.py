@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DEBUGFS = "/sys/kernel/debug"
 ACPI_TABLES = "/sys/firmware/acpi/tables"
 KVM = "/dev/kvm"
+_OTHERS = ("kvm", "memblock", "ras")
+"""What is in every debugfs, so that it does not look as if it were not mounted."""
 _WANTED = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 
 
@@ -67,7 +69,8 @@ class Filesystem:
         if platform.firmware.einj.table:
             table = einj_table(platform.firmware.einj, physical.map.firmware.start)
             files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
-        self.tree = Tree(tree_root, files, {DEBUGFS: 0o700, ACPI_TABLES: 0o755})
+        directories = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
+        self.tree = Tree(tree_root, files, directories)
         self._driver = einj.Driver(platform, physical, firmware, self.tree)
         self._register_memory_files(process, physical)
 
