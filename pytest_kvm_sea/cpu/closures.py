@@ -149,12 +149,12 @@ _NEEDS_ADDRESS: Final[set[int]] = set()
 _LIMIT = 100_000
 
 
-def _factory(source: str, holes: int) -> Function:
-    names = ", ".join(f"k{number}" for number in range(holes))
-    text = f"def make({names}):\n {source}\n return f\n"
-    namespace = dict(_NAMESPACE)
-    exec(compile(text, "<instruction>", "exec"), namespace)  # noqa: S102 - the source is ours
-    made: Function = namespace["make"]
+_HOLES: Final = tuple(f"k{number}" for number in range(16))
+
+
+def _compile(source: str) -> Function:
+    exec(compile(source, "<instruction>", "exec"), _NAMESPACE)  # noqa: S102 - the source is ours
+    made: Function = _NAMESPACE["make"]
     return made
 
 
@@ -165,11 +165,13 @@ def _translate(word: int, pc: int) -> tuple[Operation, bool]:
         emitter.call("undefined")
     else:
         SEMANTICS[encoding.name](emitter, encoding.decode(word))
-    head = "def f(c, x, pc):\n  " if emitter.ends_block else "def f(c, x):\n  "
-    source = head + ("\n  ".join(emitter.lines) or "pass")
+    arguments = "c, x, pc" if emitter.ends_block else "c, x"
+    holes = ", ".join(_HOLES[: len(emitter.holes)])
+    body = "\n  ".join(emitter.lines) or "pass"
+    source = f"def make({holes}):\n def f({arguments}):\n  {body}\n return f\n"
     factory = _FACTORIES.get(source)
     if factory is None:
-        factory = _FACTORIES[source] = _factory(source, len(emitter.holes))
+        factory = _FACTORIES[source] = _compile(source)
     return Operation(factory(*emitter.holes), emitter.ends_block), emitter.uses_pc
 
 

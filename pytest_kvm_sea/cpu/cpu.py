@@ -51,6 +51,14 @@ class Cpu(System):
                 return taken.trap
         return None
 
+    def step(self) -> None:
+        """Execute exactly one instruction, for tests and single-stepping; exceptions and traps come out as they are."""
+        block = single_instruction(self.pc, self.fetch(self.pc).view)
+        for function in block.body:
+            function(self, self.x)
+        self.pc = block.end(self, self.x, self.pc) if block.end else self.pc + 4
+        self.instructions += 1
+
     def _execute(self, stop: int) -> None:
         """Run blocks until this many instructions have been executed since the processor was made.
 
