@@ -70,7 +70,7 @@ class SimMemory:
 
     @property
     def view(self) -> memoryview:
-        """All bytes, format 'B', writable. It stays usable after `close`, but is then no memory of the process."""
+        """All bytes, format 'B', writable. After `close` it is no memory of the process any more, and reads zeros."""
         return self._view
 
     @property
@@ -107,8 +107,13 @@ class SimMemory:
         return found
 
     def close(self) -> None:
-        """munmap(2). The Python views that are still around keep their bytes; the address resolves no more."""
+        """munmap(2). Views that are still around read zeros; the address resolves no more.
+
+        The pages are given back at once: the mapping itself lives as long as any view does, and with reference cycles that
+        is until the garbage collector comes by.
+        """
         if self._raw is not None:
+            self._raw.madvise(mmap.MADV_DONTNEED)
             self._raw = None
             self._process.forget(self)
 

@@ -86,9 +86,17 @@ class PageTables:
         tables = self._allocator.take(pages // TABLE_ENTRIES)
         contents = _level_3_tables(first, pages)
         self._memory.view(tables, len(contents))[:] = contents
-        for number in range(pages // TABLE_ENTRIES):
-            entry = self._entry(GuestVA(gva + number * BLOCK_SIZE), LAST_LEVEL - 1)
-            self._memory.write_u64(entry, descriptors.table(tables + number * TABLE_SIZE))
+        self._enter_tables(gva, tables, pages // TABLE_ENTRIES)
+
+    def _enter_tables(self, gva: GuestVA, tables: GuestPA, count: int) -> None:
+        """Write the level-2 entries for consecutive level-3 tables, one run for each level-2 table."""
+        while count:
+            run = min(count, TABLE_ENTRIES - descriptors.index(gva, LAST_LEVEL - 1))
+            first = descriptors.table(tables)
+            entries = array("Q", range(first, first + run * TABLE_SIZE, TABLE_SIZE)).tobytes()
+            self._memory.view(self._entry(gva, LAST_LEVEL - 1), len(entries))[:] = entries
+            gva, tables = GuestVA(gva + run * BLOCK_SIZE), GuestPA(tables + run * TABLE_SIZE)
+            count -= run
 
     def _entry(self, gva: GuestVA, level: int) -> GuestPA:
         """Where the descriptor for an address lies at a level; tables on the way are made."""

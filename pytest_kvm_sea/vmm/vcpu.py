@@ -198,19 +198,33 @@ class Vcpu:
         UnhandledException, UcallProtocolError for what is not a ucall, and what `run` raises.
         """
         while True:
-            result = self.run()
-            if not isinstance(result, MmioExit) or result.address != self.vm.ucall_address:
+            result = self._exchange()
+            if not isinstance(result, Ucall):
                 return result
-            ucall = self._ucall(result)
-            self._complete_io()
-            if ucall.cmd is UcallCommand.PRINTF:
-                self.vm.console.append(ucall.text)
-            elif ucall.cmd is UcallCommand.ABORT:
-                raise self._failure(ucall)
-            elif ucall.cmd is UcallCommand.UNHANDLED:
-                raise self._unhandled(ucall)
+            if result.cmd is UcallCommand.PRINTF:
+                self.vm.console.append(result.text)
+            elif result.cmd is UcallCommand.ABORT:
+                raise self._failure(result)
+            elif result.cmd is UcallCommand.UNHANDLED:
+                raise self._unhandled(result)
             else:
-                return ucall
+                return result
+
+    def next_ucall(self) -> Ucall:
+        """Run until the guest calls the VMM, whatever it has to say. Raises UnexpectedExit for any other exit."""
+        result = self._exchange()
+        if not isinstance(result, Ucall):
+            raise UnexpectedExit(f"expected a ucall, got {result}; guest at {self.where()}")
+        return result
+
+    def _exchange(self) -> Ucall | VmExit:
+        """One run; a store to the ucall address is taken apart and completed."""
+        result = self.run()
+        if not isinstance(result, MmioExit) or result.address != self.vm.ucall_address:
+            return result
+        ucall = self._ucall(result)
+        self._complete_io()
+        return ucall
 
     def _ucall(self, mmio: MmioExit) -> Ucall:
         if not mmio.is_write or mmio.size != _UCALL_SIZE:

@@ -31,7 +31,9 @@ _NOT_IN_TABLE = frozenset(
 _READ_ONLY = frozenset({"midr_el1", "revidr_el1", "aidr_el1"})
 """Writable only with KVM_CAP_ARM_WRITABLE_IMP_ID_REGS: the same value is accepted."""
 _ELR_EL1, _SPSR_EL1 = SYSREGS["elr_el1"], SYSREGS["spsr_el1"]
-_SCTLR2_EL1 = SYSREGS["sctlr2_el1"]
+_SCTLR_EL1 = SYSREGS["sctlr_el1"]
+_SCTLR_A = 1 << 1
+_TRANSLATION = frozenset(SYSREGS[name] for name in ("sctlr_el1", "tcr_el1", "ttbr0_el1", "ttbr1_el1", "mair_el1"))
 _ID_PREFIX = "id_aa64"
 
 
@@ -55,7 +57,7 @@ def _attribute_setter(name: str) -> Callable[[Cpu, int], None]:
 
 
 def _sysreg_getter(reg: SysReg) -> Callable[[Cpu], int]:
-    return lambda cpu: cpu.sysregs.get(reg, 0)
+    return lambda cpu: cpu.sysregs[reg]
 
 
 def _sysreg_setter(reg: SysReg) -> Callable[[Cpu, int], None]:
@@ -78,8 +80,11 @@ _CORE_BY_WORD: dict[int, tuple[str, int]] = {word: (name, size) for name, (word,
 class Registers:
     """The registers of one vCPU, by KVM's ids."""
 
-    def __init__(self, cpu: Cpu, *, ease: bool, has_run: Callable[[], bool]) -> None:
+    def __init__(
+        self, cpu: Cpu, vm_id_registers: dict[SysReg, int], *, ease: bool, has_run: Callable[[], bool]
+    ) -> None:
         self._cpu = cpu
+        self._vm_id_registers = vm_id_registers
         self._has_run = has_run
         self._unused: dict[str, int] = {}
         """AArch32 banked SPSRs and FP registers: kept for the VMM, used by nothing here."""
@@ -90,7 +95,7 @@ class Registers:
         """The value's bytes. EINVAL, ENOENT as KVM gives them."""
         core = self._core(identifier)
         if core is None:
-            return _U64.pack(self._cpu.sysregs.get(self._sysreg(identifier), 0))
+            return _U64.pack(self._read(self._sysreg(identifier)))
         name, size = core
         access = _CORE_ACCESS.get(name)
         value = self._unused.get(name, 0) if access is None else access[0](self._cpu)
@@ -143,14 +148,29 @@ class Registers:
             fail(errno.ENOENT)
         return reg
 
+    def _read(self, reg: SysReg) -> int:
+        """A system register, or an ID register, which belongs to the whole VM."""
+        value = self._cpu.sysregs.get(reg)
+        return self._cpu.id_registers.get(reg, 0) if value is None else value
+
     def _set_sysreg(self, reg: SysReg, value: int) -> None:
         name = self._sysregs[reg]
-        old = self._cpu.sysregs.get(reg, 0)
-        if name in _READ_ONLY and value != old:
-            fail(errno.EINVAL)
-        if name.startswith(_ID_PREFIX) and value != old:
+        if name in _READ_ONLY:
+            if value != self._read(reg):
+                fail(errno.EINVAL)
+        elif name.startswith(_ID_PREFIX):
+            self._set_id(reg, value)
+        else:
+            self._cpu.sysregs[reg] = value
+            if reg in _TRANSLATION:
+                self._cpu.strict_alignment = bool(self._cpu.sysregs[_SCTLR_EL1] & _SCTLR_A)
+                self._cpu.invalidate_tlb()
+
+    def _set_id(self, reg: SysReg, value: int) -> None:
+        old = self._read(reg)
+        if value != old:
             self._check_id(old, value)
-        self._cpu.sysregs[reg] = value
+            self._vm_id_registers[reg] = value
 
     def _check_id(self, old: int, value: int) -> None:
         """ID registers: until the VM has run, a feature may be taken away, never added."""

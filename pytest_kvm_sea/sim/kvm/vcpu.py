@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import struct
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ _KNOWN_FEATURES = (1 << 10) - 1
 _WAIT_POLL_SECONDS = 0.05
 
 
+def _mpidr(number: int) -> int:
+    """MPIDR_EL1 of a vCPU: 16 at affinity level 0 (reset_mpidr)."""
+    return 1 << 31 | number & 0xF | (number >> 4 & 0xFF) << 8
+
+
 class Vcpu(KvmFile):
     """The file of one vCPU, and the vCPU itself."""
 
@@ -58,7 +64,9 @@ class Vcpu(KvmFile):
         self.fault = FaultInfo()
         self.inject = Injector(self.cpu, vm.behaviour, vm.stage2, self.fault)
         self.mmio = Mmio(self.cpu, self.run_page, self.fault)
-        self.registers = Registers(self.cpu, ease=vm.behaviour.ease, has_run=lambda: vm.has_run)
+        # What identifies this vCPU, before what the VM's vCPUs have in common.
+        self.cpu.id_registers = ChainMap({_MPIDR: _mpidr(number)}, vm.id_registers)
+        self.registers = Registers(self.cpu, vm.id_registers, ease=vm.behaviour.ease, has_run=lambda: vm.has_run)
         self._features: int | None = None
         self._powered_off = False
         self._signal = threading.Event()
@@ -103,7 +111,7 @@ class Vcpu(KvmFile):
     @property
     def has_ras(self) -> bool:
         """kvm_has_ras: the guest sees FEAT_RAS."""
-        return bool(self.cpu.sysregs[_PFR0] >> _RAS_SHIFT & 0xF)
+        return bool(self.vm.id_registers[_PFR0] >> _RAS_SHIFT & 0xF)
 
     # ioctls
 
@@ -129,7 +137,6 @@ class Vcpu(KvmFile):
     def _reset(self) -> None:
         self.cpu.reset()
         self.cpu.vserror = None
-        self.cpu.sysregs[_MPIDR] = 1 << 31 | self.number & 0xF | (self.number >> 4 & 0xFF) << 8
         self.mmio.needed = False
 
     def _get_one_reg(self, argument: Argument) -> int:

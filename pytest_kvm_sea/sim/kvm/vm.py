@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pytest_kvm_sea.cpu.features import id_registers
 from pytest_kvm_sea.sim.kvm.arguments import as_number, fail, read_structure, write_structure
 from pytest_kvm_sea.sim.kvm.capabilities import MAX_VCPUS
 from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
@@ -37,6 +38,7 @@ class Vm(KvmFile):
         self.apei = machine.apei
         self.routes_sea_to_el2 = machine.routes_sea_to_el2
         self.ipa_bits = ipa_bits
+        self.id_registers = dict(id_registers(machine.features))
         self.memslots = Memslots(self.behaviour.page_size, ipa_bits)
         self.stage2 = Stage2(self.memslots, self.process, self.physical, ipa_bits, parity=machine.parity)
         self.exits_on_sea = False

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The fixtures. None is autouse; what they need is imported when a test asks for them.
+
+| fixture            | gives                                                                    |
+|--------------------|--------------------------------------------------------------------------|
+| kvm_sea_target     | what the test runs on; every test that uses a fixture is parametrised over it |
+| kvm_sea_host       | the host: the machine itself, or a fresh simulated one                    |
+| kvm_sea_vm         | a function that makes a VM and loads a program into it                    |
+| kvm_sea_einj       | the client of EINJ: injects memory errors                                 |
+| kvm_sea_pagemap    | host virtual to host physical addresses                                   |
+| kvm_sea_ucalls     | a function that runs a vCPU and gives what the guest says, call by call   |
+| kvm_sea_debugfs    | the directory of the simulated debugfs tree, for `ls` and `cat`           |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_kvm_sea.guest.program import GuestProgram
+    from pytest_kvm_sea.guest.ucall import Ucall
+    from pytest_kvm_sea.hosts.contract import Host
+    from pytest_kvm_sea.ras.einj import Einj
+    from pytest_kvm_sea.ras.pagemap import Pagemap
+    from pytest_kvm_sea.targets import Target
+    from pytest_kvm_sea.vmm.vcpu import Vcpu
+    from pytest_kvm_sea.vmm.vm import Vm
+
+EINJ_NEEDS = ("einj-table", "einj-module", "lockdown", "einj-parameters", "pagemap-pfn")
+"""What every injection of a memory error at an address needs."""
+
+
+class VmFactory(Protocol):
+    """Makes VMs; they are closed when the test is over."""
+
+    def __call__(self, program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm: ...
+
+
+@pytest.fixture
+def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iterator[Host]:
+    """The host. Skips the test where it lacks what the marks `kvm_sea_requires` name, and says everything it lacks."""
+    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea.providers import open_host, probe_host
+
+    requirements.require(probe_host(request.config, kvm_sea_target), requirements.required(request.node))
+    with open_host(request.config, kvm_sea_target) as host:
+        yield host
+
+
+@pytest.fixture
+def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Iterator[VmFactory]:
+    """Make a VM: `kvm_sea_vm(program)`, with one vCPU that will run it."""
+    from pytest_kvm_sea import options, requirements
+    from pytest_kvm_sea.providers import probe_host
+    from pytest_kvm_sea.vmm.vm import Vm
+
+    requirements.require(probe_host(request.config, kvm_sea_target), ["kvm"])
+    timeout = options.settings(request.config).timeout
+    made: list[Vm] = []
+
+    def make(program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm:
+        vm = Vm(kvm_sea_host, ipa_bits=ipa_bits)
+        made.append(vm)
+        if program is not None:
+            vm.load(program)
+        for _ in range(vcpus):
+            vm.add_vcpu().timeout = timeout
+        return vm
+
+    yield make
+    for vm in made:
+        vm.close()
+
+
+@pytest.fixture
+def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Einj:
+    """Inject memory errors. Skips where EINJ or its prerequisites are missing."""
+    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea.providers import probe_host
+    from pytest_kvm_sea.ras.einj import Einj
+
+    requirements.require(probe_host(request.config, kvm_sea_target), EINJ_NEEDS)
+    return Einj(kvm_sea_host)
+
+
+@pytest.fixture
+def kvm_sea_pagemap(kvm_sea_host: Host) -> Pagemap:
+    """Translate host virtual to host physical addresses."""
+    from pytest_kvm_sea.ras.pagemap import Pagemap
+
+    return Pagemap(kvm_sea_host)
+
+
+@pytest.fixture
+def kvm_sea_ucalls() -> Callable[[Vcpu], Iterator[Ucall]]:
+    """Everything that the guest says until it is done, one ucall after the other: `for ucall in kvm_sea_ucalls(vcpu)`.
+
+    Raises what `Vcpu.next_ucall` raises: UcallProtocolError for what is no ucall, UnexpectedExit for any other exit.
+    """
+    from pytest_kvm_sea.guest.ucall import UcallCommand
+
+    def ucalls(vcpu: Vcpu) -> Iterator[Ucall]:
+        while True:
+            ucall = vcpu.next_ucall()
+            yield ucall
+            if ucall.cmd in {UcallCommand.DONE, UcallCommand.ABORT, UcallCommand.UNHANDLED}:
+                return
+
+    return ucalls
+
+
+@pytest.fixture
+def kvm_sea_debugfs(kvm_sea_host: Host) -> Path:
+    """The fake debugfs tree of the simulated host, a real directory: `apei/einj/error_type` and so on are below it."""
+    from pytest_kvm_sea.providers import debugfs_of
+
+    return debugfs_of(kvm_sea_host)
