@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_kvm_sea import requirements
-from pytest_kvm_sea.options import HOST, PLATFORM, TARGET
+from pytest_kvm_sea.command_line import HOST, PLATFORM, TARGET
 from pytest_kvm_sea.targets import Target, targets
 
 REQUIRES = "kvm_sea_requires"

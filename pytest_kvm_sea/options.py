@@ -1,57 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line: every option, its ini twin, and what a value may be. Loaded in every pytest run, so it is light."""
+"""The options after checking. A value that is not valid is a usage error: the value, its origin, what is valid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
-TARGET = "kvm_sea_target"
-"""The fixture that says what a test runs on; a test that uses it, even through other fixtures, is one of ours."""
-HOSTS = ("sim", "linux")
-REVISIONS = ("mainline", "series-v1")
-"""The names in `uapi.revisions`, which must not be imported here (ctypes structures)."""
-DEFAULT_TIMEOUT = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """`--kvm-sea-NAME` and its ini twin `kvm_sea_NAME`."""
-
-    name: str
-    metavar: str
-    help: str
-    repeatable: bool = False
-
-    @property
-    def flag(self) -> str:
-        return f"--kvm-sea-{self.name}"
-
-    @property
-    def dest(self) -> str:
-        return f"kvm_sea_{self.name.replace('-', '_')}"
-
-
-HOST = Option("host", "HOST", "where the VMs run: sim (default), a simulated arm64 host, or linux, this machine")
-PLATFORM = Option(
-    "platform",
-    "PLATFORM",
-    "host to simulate: a bundled name or a YAML file; repeatable (default: all bundled)",
-    repeatable=True,
+from pytest_kvm_sea.command_line import (
+    DEFAULT_TIMEOUT,
+    HOST,
+    HOSTS,
+    OPTIONS,
+    PLATFORM,
+    REVISIONS,
+    TIMEOUT,
+    UAPI,
+    Option,
 )
-UAPI = Option(
-    "uapi",
-    "REVISION",
-    "revision of KVM's user API, mainline or series-v1: with sim only the platforms that speak it (default: all), "
-    "with linux the one that the kernel speaks (default: mainline)",
-)
-TIMEOUT = Option("timeout", "SECONDS", f"how long a guest may run before the test fails (default: {DEFAULT_TIMEOUT:g})")
-OPTIONS = (HOST, PLATFORM, UAPI, TIMEOUT)
+from pytest_kvm_sea.platforms.errors import choices
+from pytest_kvm_sea.platforms.names import bundled_names, is_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +37,24 @@ class Settings:
     uapi: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     """Seconds."""
-    explicit: bool = False
-    """Whether anything was chosen at all."""
 
 
-SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
-
-
-def add(parser: pytest.Parser) -> None:
-    """Register all options and their ini twins."""
-    group = parser.getgroup("kvm-sea", "memory errors in arm64 KVM guests")
-    for option in OPTIONS:
-        more: dict[str, Any] = {"action": "append"} if option.repeatable else {}
-        group.addoption(option.flag, dest=option.dest, metavar=option.metavar, default=None, help=option.help, **more)
-        kind: Any = "args" if option.repeatable else "string"
-        parser.addini(option.dest, f"{option.flag}, as an ini value", type=kind, default=None)
+_SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 
 
 def settings(config: pytest.Config) -> Settings:
-    """The options of this run. Raises pytest.UsageError at the first value that is not valid."""
-    if SETTINGS not in config.stash:
-        config.stash[SETTINGS] = _read(config)
-    return config.stash[SETTINGS]
+    """The options of this run; read once. Raises pytest.UsageError at the first value that is not valid."""
+    if _SETTINGS not in config.stash:
+        config.stash[_SETTINGS] = _read(config)
+    return config.stash[_SETTINGS]
+
+
+def header(config: pytest.Config) -> str:
+    """The line at the start of a run that says what was chosen."""
+    chosen = settings(config)
+    revision = chosen.uapi or ("mainline" if chosen.host == "linux" else "of the platform")
+    platforms = "" if chosen.host == "linux" else f", platforms {', '.join(chosen.platforms) or 'all bundled'}"
+    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, time-out {chosen.timeout:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +73,12 @@ class _Given:
 
 def _read(config: pytest.Config) -> Settings:
     given = {option: found for option in OPTIONS if (found := _given(config, option))}
-    if not given:
-        return Settings()
     host = _one(given.get(HOST), HOSTS, "host") or "sim"
     return Settings(
         host=host,
         platforms=_platforms(given.get(PLATFORM), host),
         uapi=_one(given.get(UAPI), REVISIONS, "revision"),
         timeout=_timeout(given.get(TIMEOUT)),
-        explicit=True,
     )
 
 
@@ -140,7 +105,7 @@ def _one(given: _Given | None, valid: Sequence[str], noun: str) -> str | None:
         return None
     (value,) = given.values
     if value not in valid:
-        given.fail(value, f"unknown {noun}; {_choices()(value, valid, noun='value')}")
+        given.fail(value, f"unknown {noun}; {choices(value, valid, noun='value')}")
     return value
 
 
@@ -168,17 +133,9 @@ def _platforms(given: _Given | None, host: str) -> tuple[str, ...]:
 
 
 def _platform(value: str, given: _Given) -> str:
-    from pytest_kvm_sea.platforms.names import bundled_names, is_path
-
     if is_path(value):
         return str(given.directory / value)
     if value not in bundled_names():
-        hint = _choices()(value, bundled_names(), noun="value")
+        hint = choices(value, bundled_names(), noun="value")
         given.fail(value, f"unknown platform; {hint}; or the path of a YAML file")
     return value
-
-
-def _choices() -> Callable[..., str]:
-    from pytest_kvm_sea.platforms.errors import choices
-
-    return choices

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_kvm_sea import options
+from pytest_kvm_sea import command_line
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.reports.summary import Result
@@ -22,33 +21,31 @@ IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    options.add(parser)
+    command_line.add(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
-    if options.settings(config).platforms:
-        from pytest_kvm_sea.targets import targets
+    if command_line.given(config):
+        _check(config)
+    from pytest_kvm_sea import fixtures
 
-        targets(config)  # what the user named is checked before anything runs
-    if importlib.util.find_spec("pytest_kvm_sea.fixtures"):
-        config.pluginmanager.register(importlib.import_module("pytest_kvm_sea.fixtures"), "kvm-sea-fixtures")
+    config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    settings = options.settings(config)
-    if not settings.explicit:
+    if not command_line.given(config):
         return None
-    platforms = "" if settings.host == "linux" else f", platforms {', '.join(settings.platforms) or 'all bundled'}"
-    revision = settings.uapi or ("mainline" if settings.host == "linux" else "of the platform")
-    return f"kvm-sea: host {settings.host}{platforms}, revision {revision}, time-out {settings.timeout:g} s"
+    from pytest_kvm_sea.options import header
+
+    return header(config)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # First, so that every test id starts with the target, whatever else the test is parametrised over.
-    if options.TARGET in metafunc.fixturenames:
+    if command_line.TARGET in metafunc.fixturenames:
         from pytest_kvm_sea import collection
 
         metafunc.config.stash[IN_USE] = True
@@ -81,6 +78,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
+
+
+def _check(config: pytest.Config) -> None:
+    """What the user names is checked before anything runs, also where no test of ours will be collected."""
+    from pytest_kvm_sea.options import settings
+    from pytest_kvm_sea.targets import targets
+
+    if settings(config).platforms:
+        targets(config)
 
 
 def _result(outcome: str, report: object) -> Result | None:

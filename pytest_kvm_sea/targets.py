@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_kvm_sea import options
+from pytest_kvm_sea.command_line import PLATFORM
+from pytest_kvm_sea.options import Settings, settings
 from pytest_kvm_sea.platforms.loader import PlatformError, bundled_names, load_platform
 from pytest_kvm_sea.platforms.model import Platform
 
@@ -41,19 +42,19 @@ TARGETS: pytest.StashKey[tuple[Target, ...]] = pytest.StashKey()
 def targets(config: pytest.Config) -> tuple[Target, ...]:
     """The targets of this run, the same objects at every call. Raises pytest.UsageError."""
     if TARGETS not in config.stash:
-        config.stash[TARGETS] = _choose(options.settings(config))
+        config.stash[TARGETS] = _choose(settings(config))
     return config.stash[TARGETS]
 
 
-def _choose(settings: options.Settings) -> tuple[Target, ...]:
-    if settings.host == "linux":
-        revision = settings.uapi or "mainline"
+def _choose(given: Settings) -> tuple[Target, ...]:
+    if given.host == "linux":
+        revision = given.uapi or "mainline"
         return (Target("linux", None, revision, f"linux-{revision}"),)
-    chosen = _simulated(settings.platforms or bundled_names())
-    speaking = tuple(target for target in chosen if settings.uapi in (None, target.revision))
+    chosen = _simulated(given.platforms or bundled_names())
+    speaking = tuple(target for target in chosen if given.uapi in (None, target.revision))
     if not speaking:
         found = ", ".join(f"{target.name} ({target.revision})" for target in chosen)
-        raise pytest.UsageError(f"no chosen platform speaks the revision {settings.uapi!r}; chosen: {found}")
+        raise pytest.UsageError(f"no chosen platform speaks the revision {given.uapi!r}; chosen: {found}")
     return speaking
 
 
@@ -63,11 +64,11 @@ def _simulated(sources: Sequence[str]) -> tuple[Target, ...]:
         try:
             platform = load_platform(source)
         except PlatformError as error:
-            raise pytest.UsageError(f"{options.PLATFORM.flag}: {error}") from None
+            raise pytest.UsageError(f"{PLATFORM.flag}: {error}") from None
         if platform.name in by_name:
             first = by_name[platform.name].platform
             raise pytest.UsageError(
-                f"{options.PLATFORM.flag}: {source}: the name {platform.name!r} is taken by {first}; names are used in "
+                f"{PLATFORM.flag}: {source}: the name {platform.name!r} is taken by {first}; names are used in "
                 "test ids, choose another"
             )
         revision = platform.kernel.uapi

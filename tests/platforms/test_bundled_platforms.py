@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from pytest_kvm_sea import options
+from pytest_kvm_sea import command_line
 from pytest_kvm_sea.platforms import loader, model
 from pytest_kvm_sea.platforms.loader import bundled_names, load_bundled, parse
 from pytest_kvm_sea.platforms.names import bundled_path
@@ -100,10 +100,10 @@ def sections(cls: type = model.Platform) -> set[str]:
 
 
 def test_the_revisions_are_those_of_the_user_api() -> None:
-    # platforms and options may not import uapi, so both repeat its names.
+    # platforms and command_line may not import uapi, so both repeat its names.
     hint = get_type_hints(model.Kernel, include_extras=True)["uapi"]
     (one_of,) = [note for note in get_args(hint) if isinstance(note, model.OneOf)]
-    assert set(one_of.values) == set(REVISIONS) == set(options.REVISIONS)
+    assert set(one_of.values) == set(REVISIONS) == set(command_line.REVISIONS)
 
 
 def test_names_are_loaded_once() -> None:

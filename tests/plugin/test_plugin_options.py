@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kvm_sea.options import OPTIONS
+from pytest_kvm_sea.command_line import OPTIONS
 from pytest_kvm_sea.platforms.loader import bundled_names
 
 USES = "def test_x(kvm_sea_target):\n    print(f'<{kvm_sea_target.id}>')\n"
