@@ -276,7 +276,7 @@ def test_unknown_name_lists_the_valid_ones() -> None:
         ("absent.yaml", None, "cannot be read: No such file or directory"),
         ("latin.yaml", b"name: box\ndescription: B\xf6x\n", "latin.yaml:2:15: not UTF-8: byte 0xf6"),
         ("large.yaml", b"#" * 70_000, "larger than 64 KiB"),
-        ("nul\0.yaml", None, "cannot be read: embedded null byte"),
+        ("nul\0.yaml", None, "embedded null"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
