@@ -74,5 +74,8 @@ def _only(names: Sequence[object], host: str) -> str:
 
 
 def _misuse(metafunc: pytest.Metafunc, mark: str, problem: str) -> None:
-    found = metafunc.config.stash.setdefault(MISUSE, [])
-    found.append(f"{metafunc.definition.nodeid}: mark {mark}: {problem}")
+    text = f"{metafunc.definition.nodeid}: mark {mark}: {problem}"
+    if hasattr(metafunc.config, "workerinput"):
+        # A usage error of an xdist worker would reach the user as an internal error of xdist.
+        pytest.fail(text, pytrace=False)
+    metafunc.config.stash.setdefault(MISUSE, []).append(text)

@@ -139,6 +139,14 @@ def test_a_misused_mark_is_a_usage_error(pytester: pytest.Pytester, case: str) -
     assert "Traceback" not in result.stderr.str()
 
 
+def test_a_misused_mark_is_told_under_xdist(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.kvm_sea_requires('kvn')\ndef test_x(kvm_sea_target): ...")
+    result = pytester.runpytest_inprocess("-n", "1", *TWO)
+    assert result.ret != pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*::test_x: mark kvm_sea_requires: unknown requirement 'kvn'; nearest *: kvm; *"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
 def test_both_marks_are_registered(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_inprocess("--markers").stdout.str()
     assert "@pytest.mark.kvm_sea_requires(*names):" in text
