@@ -81,19 +81,19 @@ class Control(Emitter):
     # Branches
 
     def b(self, target: Target) -> None:
-        self._emit_relative("B", "b", target, op=0)
+        self._emit_relative("b", "b", target, op=0)
 
     def bl(self, target: Target) -> None:
-        self._emit_relative("B", "bl", target, op=1)
+        self._emit_relative("b", "bl", target, op=1)
 
     def b_cond(self, cond: Cond, target: Target) -> None:
-        self._emit_relative("B_COND", f"b.{cond.name.lower()}", target, cond=cond)
+        self._emit_relative("b.cond", f"b.{cond.name.lower()}", target, cond=cond)
 
     def cbz(self, rt: Reg, target: Target) -> None:
-        self._emit_relative("CBZ", "cbz", target, sf=rt.sf, op=0, Rt=zr("cbz", "rt", rt))
+        self._emit_relative("cbz", "cbz", target, sf=rt.sf, op=0, Rt=zr("cbz", "rt", rt))
 
     def cbnz(self, rt: Reg, target: Target) -> None:
-        self._emit_relative("CBZ", "cbnz", target, sf=rt.sf, op=1, Rt=zr("cbnz", "rt", rt))
+        self._emit_relative("cbz", "cbnz", target, sf=rt.sf, op=1, Rt=zr("cbnz", "rt", rt))
 
     def tbz(self, rt: Reg, bit: int, target: Target) -> None:
         self._test("tbz", 0, rt, bit, target)
@@ -103,7 +103,7 @@ class Control(Emitter):
 
     def _test(self, mnemonic: str, op: int, rt: Reg, bit: int, target: Target) -> None:
         check(mnemonic, "bit", bit, 0, rt.bits - 1)
-        self._emit_relative("TBZ", mnemonic, target, b5=bit >> 5, op=op, b40=bit & 31, Rt=zr(mnemonic, "rt", rt))
+        self._emit_relative("tbz", mnemonic, target, b5=bit >> 5, op=op, b40=bit & 31, Rt=zr(mnemonic, "rt", rt))
 
     def br(self, rn: Reg) -> None:
         self._branch_register("br", 0, rn)
@@ -121,11 +121,11 @@ class Control(Emitter):
 
     def adr(self, rd: Reg, target: Target, addend: int = 0) -> None:
         """The address of a label, up to 1 MiB away."""
-        self._emit_relative("ADR", "adr", target, addend, op=0, Rd=zr("adr", "rd", only64("adr", "rd", rd)))
+        self._emit_relative("adr", "adr", target, addend, op=0, Rd=zr("adr", "rd", only64("adr", "rd", rd)))
 
     def adrp(self, rd: Reg, target: Target, addend: int = 0) -> None:
         """The 4 KiB page of a label, up to 4 GiB away."""
-        self._emit_relative("ADRP", "adrp", target, addend, op=1, Rd=zr("adrp", "rd", only64("adrp", "rd", rd)))
+        self._emit_relative("adrp", "adrp", target, addend, op=1, Rd=zr("adrp", "rd", only64("adrp", "rd", rd)))
 
     # Exceptions
 

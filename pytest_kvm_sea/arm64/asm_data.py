@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
-from pytest_kvm_sea.arm64.emitter import Emitter, check, only64, sp, width, zr
+from pytest_kvm_sea.arm64.emitter import WORD, Emitter, check, only64, same_width, sp, zr
+from pytest_kvm_sea.arm64.encodings import encode
 from pytest_kvm_sea.arm64.operands import WZR, XZR, Cond, Extend, Reg, Shift, bitmask_immediate
 
 Operand: TypeAlias = Reg | int
@@ -86,7 +88,7 @@ class DataProcessing(Emitter):
             extend = Extend.UXTX if rn.bits == 64 else Extend.UXTW
             self._extended(mnemonic, op, s, rd, rn, operand, extend, amount)
         else:
-            sf = width(mnemonic, rd, rn, operand)
+            sf = same_width(mnemonic, rd, rn, operand)
             if shift is Shift.ROR:
                 raise ValueError(f"{mnemonic}: shift is ROR; it takes LSL, LSR or ASR")
             self._emit(
@@ -107,7 +109,7 @@ class DataProcessing(Emitter):
             raise ValueError(f"{mnemonic}: imm is {imm}; it takes 0 to 4095, or a multiple of 4096 up to {4095 << 12}")
         self._emit(
             "ADDSUB_IMM",
-            sf=width(mnemonic, rd, rn),
+            sf=same_width(mnemonic, rd, rn),
             op=op,
             S=s,
             sh=int(high),
@@ -121,7 +123,7 @@ class DataProcessing(Emitter):
             raise ValueError(f"{mnemonic}: rm is {rm}; {extend.name} to {rd.bits} bits takes the other width")
         self._emit(
             "ADDSUB_EXTENDED",
-            sf=width(mnemonic, rd, rn),
+            sf=same_width(mnemonic, rd, rn),
             op=op,
             S=s,
             Rm=zr(mnemonic, "rm", rm),
@@ -176,7 +178,7 @@ class DataProcessing(Emitter):
             return
         self._emit(
             "LOGICAL_SHIFTED",
-            sf=width(mnemonic, rd, rn, operand),
+            sf=same_width(mnemonic, rd, rn, operand),
             opc=opc,
             shift=shift,
             N=n,
@@ -187,7 +189,7 @@ class DataProcessing(Emitter):
         )
 
     def _logical_imm(self, mnemonic: str, opc: int, rd: Reg, rn: Reg, imm: int) -> None:
-        sf = width(mnemonic, rd, rn)
+        sf = same_width(mnemonic, rd, rn)
         encoded = bitmask_immediate(imm & (1 << rd.bits) - 1 if -(1 << rd.bits - 1) <= imm < 0 else imm, rd.bits)
         if encoded is None:
             raise ValueError(
@@ -230,20 +232,7 @@ class DataProcessing(Emitter):
 
     def _mov_constant(self, rd: Reg, value: int) -> None:
         check("mov", "constant", value, -(1 << rd.bits - 1), (1 << rd.bits) - 1)
-        value &= (1 << rd.bits) - 1
-        halves = [(value >> shift & 0xFFFF, shift) for shift in range(0, rd.bits, 16)]
-        ones = sum(half == 0xFFFF for half, _ in halves)
-        zeros = sum(half == 0 for half, _ in halves)
-        if max(zeros, ones) < len(halves) - 1 and (encoded := bitmask_immediate(value, rd.bits)):
-            n, immr, imms = encoded
-            self._emit("LOGICAL_IMM", sf=rd.sf, opc=_ORR, N=n, immr=immr, imms=imms, Rn=31, Rd=zr("mov", "rd", rd))
-            return
-        background, first = (0xFFFF, self.movn) if ones > zeros else (0, self.movz)
-        parts = [(half, shift) for half, shift in halves if half != background] or [halves[0]]
-        half, shift = parts[0]
-        first(rd, half ^ background, shift)
-        for half, shift in parts[1:]:
-            self.movk(rd, half, shift)
+        self.raw(_constant(zr("mov", "rd", rd), rd.bits, value & (1 << rd.bits) - 1))
 
     # Bit fields and shifts
 
@@ -429,12 +418,12 @@ class DataProcessing(Emitter):
         self._one_source("cls", 5, rd, rn)
 
     def _madd(self, mnemonic: str, o0: int, rd: Reg, rn: Reg, rm: Reg, ra: Reg) -> None:
-        width(mnemonic, rd, ra)
+        same_width(mnemonic, rd, ra)
         sf, numbers = self._three(mnemonic, rd, rn, rm)
         self._emit("MADD", sf=sf, o0=o0, Ra=zr(mnemonic, "ra", ra), **numbers)
 
     def _maddl(self, mnemonic: str, u: int, o0: int, rd: Reg, rn: Reg, rm: Reg, ra: Reg) -> None:
-        if width(mnemonic, rd, ra) != 1 or width(mnemonic, rn, rm) != 0:
+        if same_width(mnemonic, rd, ra) != 1 or same_width(mnemonic, rn, rm) != 0:
             raise ValueError(f"{mnemonic}: registers are {rd}, {rn}, {rm}, {ra}; rd and ra have 64 bits, rn and rm 32")
         numbers = {"Rm": zr(mnemonic, "rm", rm), "Rn": zr(mnemonic, "rn", rn), "Rd": zr(mnemonic, "rd", rd)}
         self._emit("MADDL", U=u, o0=o0, Ra=zr(mnemonic, "ra", ra), **numbers)
@@ -444,11 +433,11 @@ class DataProcessing(Emitter):
         self._emit("MULH", U=u, **numbers)
 
     def _one_source(self, mnemonic: str, opcode: int, rd: Reg, rn: Reg) -> None:
-        sf = width(mnemonic, rd, rn)
+        sf = same_width(mnemonic, rd, rn)
         self._emit("ONE_SOURCE", sf=sf, opcode=opcode, Rn=zr(mnemonic, "rn", rn), Rd=zr(mnemonic, "rd", rd))
 
     def _three(self, mnemonic: str, rd: Reg, rn: Reg, rm: Reg) -> tuple[int, dict[str, int]]:
-        sf = width(mnemonic, rd, rn, rm)
+        sf = same_width(mnemonic, rd, rn, rm)
         return sf, {"Rm": zr(mnemonic, "rm", rm), "Rn": zr(mnemonic, "rn", rn), "Rd": zr(mnemonic, "rd", rd)}
 
     # Conditions
@@ -491,8 +480,27 @@ class DataProcessing(Emitter):
         if isinstance(operand, int):
             self._emit("CCMP_IMM", imm5=check(mnemonic, "imm", operand, 0, 31), **common)
         else:
-            width(mnemonic, rn, operand)
+            same_width(mnemonic, rn, operand)
             self._emit("CCMP_REG", Rm=zr(mnemonic, "rm", operand), **common)
+
+
+@lru_cache(maxsize=4096)
+def _constant(rd: int, bits: int, value: int) -> bytes:
+    """The shortest code for a constant: MOVZ or MOVN with MOVKs, or ORR where an immediate can hold it."""
+    sf = bits >> 6
+    halves = [(value >> 16 * hw & 0xFFFF, hw) for hw in range(bits // 16)]
+    ones = sum(half == 0xFFFF for half, _ in halves)
+    zeros = sum(half == 0 for half, _ in halves)
+    encoded = bitmask_immediate(value, bits) if max(zeros, ones) < len(halves) - 1 else None
+    if encoded is not None:
+        n, immr, imms = encoded
+        words = [encode("LOGICAL_IMM", sf=sf, opc=_ORR, N=n, immr=immr, imms=imms, Rn=31, Rd=rd)]
+    else:
+        background, opc = (0xFFFF, _MOVN) if ones > zeros else (0, _MOVZ)
+        parts = [(half, hw) for half, hw in halves if half != background] or [halves[0]]
+        words = [encode("MOVE_WIDE", sf=sf, opc=opc, hw=parts[0][1], imm16=parts[0][0] ^ background, Rd=rd)]
+        words += [encode("MOVE_WIDE", sf=sf, opc=_MOVK, hw=hw, imm16=half, Rd=rd) for half, hw in parts[1:]]
+    return b"".join(word.to_bytes(WORD, "little") for word in words)
 
 
 def _invertible(mnemonic: str, cond: Cond) -> Cond:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pytest_kvm_sea.arm64.emitter import Emitter, check, only64, sp, width, zr
+from pytest_kvm_sea.arm64.emitter import Emitter, check, only64, same_width, sp, zr
 from pytest_kvm_sea.arm64.operands import Address, Indexed, Offset, Post, Pre, Reg, Target
 
 Name: TypeAlias = str
@@ -164,13 +164,13 @@ class LoadsStores(Emitter):
 
     # Literals and prefetch
 
-    def ldr_literal(self, rt: Reg, target: Target) -> None:
+    def ldr_literal(self, rt: Reg, target: Target, addend: int = 0) -> None:
         """From a label, up to 1 MiB away."""
-        self._emit_relative("LDR_LITERAL", "ldr", target, opc=rt.sf, Rt=zr("ldr", "rt", rt))
+        self._emit_relative("ldr", "ldr", target, addend, opc=rt.sf, Rt=zr("ldr", "rt", rt))
 
-    def ldrsw_literal(self, rt: Reg, target: Target) -> None:
+    def ldrsw_literal(self, rt: Reg, target: Target, addend: int = 0) -> None:
         rt = only64("ldrsw", "rt", rt)
-        self._emit_relative("LDR_LITERAL", "ldrsw", target, opc=2, Rt=zr("ldrsw", "rt", rt))
+        self._emit_relative("ldr", "ldrsw", target, addend, opc=2, Rt=zr("ldrsw", "rt", rt))
 
     def prfm(self, operation: Name, base: Reg, imm: int = 0) -> None:
         """Prefetch: ``pldl1keep`` and its kin."""
@@ -183,20 +183,20 @@ class LoadsStores(Emitter):
     # Pairs
 
     def ldp(self, rt: Reg, rt2: Reg, address: Reg | Offset | Pre | Post) -> None:
-        self._pair("ldp", 2 * width("ldp", rt, rt2), 1, rt, rt2, address)
+        self._pair("ldp", 2 * same_width("ldp", rt, rt2), 1, rt, rt2, address)
 
     def stp(self, rt: Reg, rt2: Reg, address: Reg | Offset | Pre | Post) -> None:
-        self._pair("stp", 2 * width("stp", rt, rt2), 0, rt, rt2, address)
+        self._pair("stp", 2 * same_width("stp", rt, rt2), 0, rt, rt2, address)
 
     def ldpsw(self, rt: Reg, rt2: Reg, address: Reg | Offset | Pre | Post) -> None:
         self._pair("ldpsw", 1, 1, only64("ldpsw", "rt", rt), only64("ldpsw", "rt2", rt2), address)
 
     def ldnp(self, rt: Reg, rt2: Reg, address: Reg | Offset) -> None:
         """A non-temporal pair."""
-        self._pair("ldnp", 2 * width("ldnp", rt, rt2), 1, rt, rt2, address, mode=0)
+        self._pair("ldnp", 2 * same_width("ldnp", rt, rt2), 1, rt, rt2, address, mode=0)
 
     def stnp(self, rt: Reg, rt2: Reg, address: Reg | Offset) -> None:
-        self._pair("stnp", 2 * width("stnp", rt, rt2), 0, rt, rt2, address, mode=0)
+        self._pair("stnp", 2 * same_width("stnp", rt, rt2), 0, rt, rt2, address, mode=0)
 
     def _pair(
         self,
@@ -264,7 +264,7 @@ class LoadsStores(Emitter):
         if found is None:
             raise ValueError(f"atomic: mnemonic is {mnemonic!r}; it takes {', '.join(ATOMICS)}")
         name, fields, size = found
-        sf = width(mnemonic, rs, rt)
+        sf = same_width(mnemonic, rs, rt)
         if size is not None and sf:
             raise ValueError(f"{mnemonic}: registers are {rs}, {rt}; it takes 32-bit registers")
         numbers = {"Rs": zr(mnemonic, "rs", rs), "Rn": _base(mnemonic, base), "Rt": zr(mnemonic, "rt", rt)}
@@ -277,7 +277,7 @@ class LoadsStores(Emitter):
                 raise ValueError(f"casp: {operand} is {reg}; it takes a register with an even number")
         self._emit(
             "CASP",
-            sz=width("casp", rs, rt),
+            sz=same_width("casp", rs, rt),
             L=int(acquire),
             Rs=zr("casp", "rs", rs),
             o0=int(release),
@@ -311,7 +311,7 @@ class LoadsStores(Emitter):
             raise ValueError(f"{mnemonic}: rt and rt2 are both {rt}; it takes different registers")
         self._emit(
             "EXCLUSIVE_PAIR",
-            sz=width(mnemonic, rt, rt2),
+            sz=same_width(mnemonic, rt, rt2),
             L=load,
             Rs=_status(mnemonic, rs, rt, base, rt2),
             o0=o0,

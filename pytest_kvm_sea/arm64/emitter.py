@@ -19,23 +19,32 @@ _encode = lru_cache(maxsize=16384)(encodings.encode)
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """A relative field: its name, its width, and what one of its units is in bytes."""
+    """The relative field of an encoding class: where its parts lie, low bits first, and what one unit is in bytes."""
 
-    field: str
-    width: int
+    parts: tuple[tuple[str, int, int], ...]
+    """Field name, shift, width."""
     scale: int
+
+    @property
+    def width(self) -> int:
+        return sum(width for _, _, width in self.parts)
+
+
+def _reach(name: str, scale: int, *fields: str) -> _Reach:
+    return _Reach(tuple((field, *encodings.ENCODINGS[name].fields[field]) for field in fields), scale)
 
 
 _REACHES = {
-    "B": _Reach("imm26", 26, 4),
-    "B_COND": _Reach("imm19", 19, 4),
-    "CBZ": _Reach("imm19", 19, 4),
-    "TBZ": _Reach("imm14", 14, 4),
-    "LDR_LITERAL": _Reach("imm19", 19, 4),
-    "PRFM_LITERAL": _Reach("imm19", 19, 4),
-    "ADR": _Reach("imm", 21, 1),
-    "ADRP": _Reach("imm", 21, 4096),
+    "b": ("B", _reach("B", 4, "imm26")),
+    "b.cond": ("B_COND", _reach("B_COND", 4, "imm19")),
+    "cbz": ("CBZ", _reach("CBZ", 4, "imm19")),
+    "tbz": ("TBZ", _reach("TBZ", 4, "imm14")),
+    "ldr": ("LDR_LITERAL", _reach("LDR_LITERAL", 4, "imm19")),
+    "prfm": ("PRFM_LITERAL", _reach("PRFM_LITERAL", 4, "imm19")),
+    "adr": ("ADR", _reach("ADR", 1, "immlo", "immhi")),
+    "adrp": ("ADR", _reach("ADR", 4096, "immlo", "immhi")),
 }
+"""Kinds of relative operands: encoding class and field."""
 _QUAD = "quad"
 
 
@@ -46,7 +55,8 @@ class _Fixup:
     offset: int
     kind: str
     mnemonic: str
-    fields: tuple[tuple[str, int], ...]
+    word: int
+    """The instruction for distance 0."""
     target: Target
     addend: int
 
@@ -112,7 +122,7 @@ class Emitter:
                 :8
             ]
             return
-        self._fixups.append(_Fixup(len(self._code), _QUAD, "quad", (), value, addend))
+        self._fixups.append(_Fixup(len(self._code), _QUAD, "quad", 0, value, addend))
         self._code += bytes(8)
 
     def include(self, other: Emitter) -> None:
@@ -123,10 +133,23 @@ class Emitter:
             if target in self._labels:
                 raise ValueError(f"label {str(target)!r} is already at offset {self._labels[target]:#x}")
             self._labels[target] = start + offset
-        for fixup in other._fixups:
-            moved = start + fixup.offset
-            self._fixups.append(_Fixup(moved, fixup.kind, fixup.mnemonic, fixup.fields, fixup.target, fixup.addend))
+        self._fixups += [
+            _Fixup(start + fixup.offset, fixup.kind, fixup.mnemonic, fixup.word, fixup.target, fixup.addend)
+            for fixup in other._fixups
+        ]
         self._code += other._code
+
+    def resolve(self) -> None:
+        """Fill in what needs no base address: distances within this code. Worth it for code that is included often."""
+        remaining: list[_Fixup] = []
+        for fixup in self._fixups:
+            offset = self._labels.get(fixup.target)
+            if offset is None or fixup.kind in {_QUAD, "adrp"}:
+                remaining.append(fixup)
+            else:
+                word = _relative(fixup, fixup.offset, offset + fixup.addend)
+                self._code[fixup.offset : fixup.offset + WORD] = word.to_bytes(WORD, "little")
+        self._fixups = remaining
 
     def assemble(self, base: int, symbols: Mapping[Target, int] | None = None) -> bytes:
         """The bytes for this base address; ``symbols`` gives the addresses of labels that are not in this code.
@@ -157,26 +180,31 @@ class Emitter:
     def _emit(self, name: str, **fields: int) -> None:
         self._code += _encode(name, **fields).to_bytes(WORD, "little")
 
-    def _emit_relative(self, name: str, mnemonic: str, target: Target, addend: int = 0, **fields: int) -> None:
-        self._fixups.append(_Fixup(len(self._code), name, mnemonic, tuple(fields.items()), target, addend))
+    def _emit_relative(self, kind: str, mnemonic: str, target: Target, addend: int = 0, **fields: int) -> None:
+        name, reach = _REACHES[kind]
+        for part, _, _ in reach.parts:
+            fields[part] = 0
+        self._fixups.append(_Fixup(len(self._code), kind, mnemonic, _encode(name, **fields), target, addend))
         self._code += bytes(WORD)
 
 
 def _relative(fixup: _Fixup, place: int, address: int) -> int:
-    reach = _REACHES[fixup.kind]
-    distance = address - place
-    units = (address >> 12) - (place >> 12) if fixup.kind == "ADRP" else distance // reach.scale
+    """The word with the distance from ``place`` to ``address``."""
+    _, reach = _REACHES[fixup.kind]
+    is_page = fixup.kind == "adrp"
+    distance = (address & -4096) - (place & -4096) if is_page else address - place
+    units = distance // reach.scale
     limit = 1 << reach.width - 1
-    where = f"{fixup.mnemonic} to {str(fixup.target)!r}"
-    if fixup.kind != "ADRP" and distance % reach.scale:
-        raise ValueError(f"{where}: the distance {distance:#x} is no multiple of {reach.scale}")
-    if not -limit <= units < limit:
-        low, high = -limit * reach.scale, (limit - 1) * reach.scale
-        raise ValueError(f"{where}: the distance is {distance:#x}; it takes {low:#x} to {high:#x}")
-    fields = dict(fixup.fields)
-    if reach.field == "imm":
-        return _encode("ADR", **fields, immlo=units & 3, immhi=units >> 2)
-    return _encode(fixup.kind, **fields, **{reach.field: units})
+    if distance % reach.scale or not -limit <= units < limit:
+        raise ValueError(
+            f"{fixup.mnemonic} to {str(fixup.target)!r}: the distance is {distance:#x}; it takes "
+            f"{-limit * reach.scale:#x} to {(limit - 1) * reach.scale:#x} in multiples of {reach.scale}"
+        )
+    word = fixup.word
+    for _, shift, width in reach.parts:
+        word |= (units & (1 << width) - 1) << shift
+        units >>= width
+    return word
 
 
 def check(mnemonic: str, operand: str, value: int, low: int, high: int, multiple: int = 1) -> int:
@@ -201,7 +229,7 @@ def sp(mnemonic: str, operand: str, reg: Reg) -> int:
     return reg.number
 
 
-def width(mnemonic: str, *regs: Reg) -> int:
+def same_width(mnemonic: str, *regs: Reg) -> int:
     """The size bit that these registers have in common."""
     if len({reg.bits for reg in regs}) != 1:
         raise ValueError(f"{mnemonic}: registers of different width: {', '.join(map(str, regs))}")

@@ -40,6 +40,11 @@ XZR, WZR = Reg("xzr", 31, 64), Reg("wzr", 31, 32)
 SP, WSP = Reg("sp", 31, 64, is_sp=True), Reg("wsp", 31, 32, is_sp=True)
 
 
+def half(reg: Reg) -> Reg:
+    """The 32-bit half of a register that is not the stack pointer."""
+    return WZR if reg.number == len(W) else W[reg.number]
+
+
 class Cond(enum.IntEnum):
     """Conditions, numbered as in the encodings (Arm ARM C1.2.4)."""
 

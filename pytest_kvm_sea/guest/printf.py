@@ -70,6 +70,7 @@ def parse_format(fmt: bytes) -> Format:
     return tuple(part for part in parts if part != b"")
 
 
+@lru_cache(maxsize=512)
 def conversions(fmt: bytes) -> tuple[Conversion, ...]:
     """The conversions of a format that take an argument, in order."""
     return tuple(part for part in parse_format(fmt) if isinstance(part, Conversion))

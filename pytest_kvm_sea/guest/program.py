@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`GuestProgram`: guest code, built and laid out, ready to be loaded into a VM."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pytest_kvm_sea.addresses import GuestVA
+from pytest_kvm_sea.arm64.operands import Target
+from pytest_kvm_sea.guest.base import STACK_TOP, USER_STACK_TOP
+from pytest_kvm_sea.guest.codegen import DATA
+from pytest_kvm_sea.guest.errors import GuestBuildError
+from pytest_kvm_sea.guest.linker import Function, Handlers, Image, Linker
+from pytest_kvm_sea.guest.source import file_name, line_text
+
+PAGE = 4096
+DEFAULT_BASE = GuestVA(0x10000)
+DEFAULT_UCALL_MMIO = GuestVA(0x291000)
+DEFAULT_STACK = 2 * PAGE
+_NO_HANDLERS: Handlers = MappingProxyType({})
+_NO_GLOBALS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a program with its permissions. Address and size are multiples of 4 KiB."""
+
+    name: str
+    gva: GuestVA
+    data: bytes
+    """What it begins with; the rest is zero."""
+    size: int
+    writable: bool
+    executable: bool
+    user: bool
+    """EL0 has access too."""
+
+    @property
+    def end(self) -> GuestVA:
+        return GuestVA(self.gva + self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProgram:
+    """A program for one vCPU.
+
+    Whoever loads it maps the segments, and sets PC to `entry`, SP_EL1 to `stack_top` and VBAR_EL1 to `vectors`. The
+    page at `ucall_mmio` is mapped (for EL0 too) to a guest physical address that no memslot has.
+    """
+
+    segments: tuple[Segment, ...]
+    entry: GuestVA
+    vectors: GuestVA
+    stack_top: GuestVA
+    user_stack_top: GuestVA | None
+    symbols: Mapping[str, GuestVA]
+    """Addresses of functions, globals and labels."""
+    ucall_mmio: GuestVA
+    _functions: tuple[tuple[int, str], ...] = field(repr=False, default=())
+    _lines: tuple[tuple[int, str, int], ...] = field(repr=False, default=())
+
+    @property
+    def span(self) -> range:
+        """The guest virtual addresses from the first segment to the last; there may be gaps."""
+        return range(self.segments[0].gva, self.segments[-1].end)
+
+    @classmethod
+    def build(
+        cls,
+        main: Function,
+        *,
+        handlers: Handlers = _NO_HANDLERS,
+        user: Function | None = None,
+        globals: Mapping[str, int] = _NO_GLOBALS,  # noqa: A002 - that is what they are called in C
+        base: GuestVA = DEFAULT_BASE,
+        ucall_mmio: GuestVA = DEFAULT_UCALL_MMIO,
+        stack_size: int = DEFAULT_STACK,
+    ) -> GuestProgram:
+        """Build a program from guest functions.
+
+        main: runs at EL1.
+        handlers: exception handlers by vector and exception class, or by vector.
+        user: runs at EL0 once ``enter_el0`` is reached.
+        globals: 64-bit numbers with their initial values; their addresses are in `symbols`.
+
+        Raises GuestBuildError where guest code is wrong, and ValueError for operands that no instruction takes.
+        """
+        _check_layout(base, stack_size)
+        linker = Linker(globals, ucall_mmio, has_user=user is not None)
+        entry = linker.main(main)
+        if user is not None:
+            linker.main(user, is_user=True)
+        image = linker.image(handlers)
+        return cls._place(linker, image, entry, base, stack_size)
+
+    @classmethod
+    def _place(cls, linker: Linker, image: Image, entry: str, base: GuestVA, stack_size: int) -> GuestProgram:
+        code_size = _pages(len(image.code))
+        data_at = GuestVA(base + code_size)
+        data = Segment(
+            "data",
+            data_at,
+            linker.data.link(data_at),
+            _pages(len(linker.data)),
+            writable=True,
+            executable=False,
+            user=linker.has_user,
+        )
+        # A page is left out below each stack: one that overflows faults.
+        stacks = [_stack("stack", data.end + PAGE, stack_size, user=False)]
+        places: dict[Target, int] = {DATA: data_at, STACK_TOP: stacks[0].end}
+        if linker.has_user:
+            stacks.append(_stack("user stack", stacks[0].end + PAGE, stack_size, user=True))
+            places[USER_STACK_TOP] = stacks[1].end
+        # EL0 may always read and execute the code. It may not write: what EL0 can write EL1 never executes.
+        code = Segment(
+            "code", base, image.code.assemble(base, places), code_size, writable=False, executable=True, user=True
+        )
+        symbols = {name: GuestVA(base + at) for name, at in image.code.symbols.items() if not name.startswith("[")}
+        symbols |= {name: GuestVA(data_at + at) for name, at in linker.globals.items()}
+        return cls(
+            segments=(code, data, *stacks),
+            entry=symbols[entry],
+            vectors=base,
+            stack_top=stacks[0].end,
+            user_stack_top=stacks[1].end if linker.has_user else None,
+            symbols=MappingProxyType(symbols),
+            ucall_mmio=GuestVA(linker.ucall_mmio),
+            _functions=tuple((base + at, name) for at, name in image.functions),
+            _lines=tuple((base + at, file, line) for at, file, line in image.lines),
+        )
+
+    def locate(self, pc: int) -> str:
+        """Where an address of the code is: function, offset, and the line of Python that emitted the instruction."""
+        code = self.segments[0]
+        if not code.gva <= pc < code.gva + len(code.data):
+            return f"{pc:#x} (outside of the guest's code)"
+        index = bisect_right(self._functions, pc, key=lambda function: function[0]) - 1
+        start, name = self._functions[index]
+        text = f"{name}+{pc - start:#x}"
+        line = bisect_right(self._lines, pc, key=lambda entry: entry[0]) - 1
+        if line < 0 or self._lines[line][0] < start:
+            return text
+        _, path, number = self._lines[line]
+        written = line_text(path, number)
+        return f"{text} ({file_name(path)}:{number}{': ' + written if written else ''})"
+
+
+def _stack(name: str, at: int, size: int, *, user: bool) -> Segment:
+    return Segment(name, GuestVA(at), b"", size, writable=True, executable=False, user=user)
+
+
+def _check_layout(base: int, stack_size: int) -> None:
+    if base % PAGE or base < 0:
+        raise GuestBuildError(f"base is {base:#x}; it takes a multiple of {PAGE:#x}")
+    if stack_size % PAGE or stack_size <= 0:
+        raise GuestBuildError(f"stack_size is {stack_size:#x}; it takes a positive multiple of {PAGE:#x}")
+
+
+def _pages(size: int) -> int:
+    return size + -size % PAGE
