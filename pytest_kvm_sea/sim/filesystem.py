@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEBUGFS = "/sys/kernel/debug"
 ACPI_TABLES = "/sys/firmware/acpi/tables"
 KVM = "/dev/kvm"
+_SYSFS = ("/sys/devices/", "/sys/firmware/")
 _OTHERS = ("kvm", "memblock", "ras")
 """What is in every debugfs, so that it does not look as if it were not mounted."""
 _WANTED = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
@@ -95,6 +96,7 @@ class Filesystem:
             self._check(mode, wanted, node, path)
             return DirectoryFile(path, flags)
         self._check(mode, wanted, node, path)
+        self._check_sysfs(mode, wanted, path)
         if node is not None:
             return node.opener(flags)
         if path.startswith(DEBUGFS):
@@ -159,6 +161,14 @@ class Filesystem:
         if wanted & ~permitted & 7:
             fail(errno.EACCES, path)
 
+    @staticmethod
+    def _check_sysfs(mode: int, wanted: int, path: str) -> None:
+        """In sysfs root, too, reads only what has a bit for reading, and so for writing (fs/kernfs/file.c open)."""
+        if not path.startswith(_SYSFS):
+            return
+        if (wanted & os.R_OK and not mode & 0o444) or (wanted & os.W_OK and not mode & 0o222):
+            fail(errno.EACCES, path)
+
     def _check_lockdown(self, mode: int, wanted: int, path: str) -> None:
         """debugfs_locked_down: what is read-only for everybody stays readable (fs/debugfs/file.c)."""
         if self._platform.kernel.lockdown is Lockdown.NONE:
@@ -182,17 +192,12 @@ class Filesystem:
         pagemap, kpageflags = "/proc/self/pagemap", "/proc/kpageflags"
         offline = "/sys/devices/system/memory/hard_offline_page"
 
-        def open_offline(flags: int) -> File:
-            if flags & os.O_ACCMODE != os.O_WRONLY:
-                fail(errno.EACCES, offline)  # kernfs: no show method, whoever asks
-            return procfs.HardOfflineFile(offline, flags, physical)
-
         self._add(
             pagemap,
             Node(lambda flags: procfs.PagemapFile(pagemap, flags, process, show_pfn=root), 0o400, owned=True),
         )
         self._add(kpageflags, Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400))
-        self._add(offline, Node(open_offline, 0o200))
+        self._add(offline, Node(lambda flags: procfs.HardOfflineFile(offline, flags, physical), 0o200))
         self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
         self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)

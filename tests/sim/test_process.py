@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The VMM's address space and its signals."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_kvm_sea.addresses import HostVA
+from pytest_kvm_sea.hosts.contract import Backing, Sigbus
+from pytest_kvm_sea.platforms.model import GIB, MIB, Hugepages
+from pytest_kvm_sea.sim.physical import PhysicalMemory
+from pytest_kvm_sea.sim.presence import Presence
+from pytest_kvm_sea.sim.process import Process, SigbusNotCaptured
+
+PAGE_SIZES = (4 << 10, 16 << 10, 64 << 10)
+
+
+def process(page_size: int = 4096, pool: Hugepages | None = None, ram: int = 8 * GIB) -> Process:
+    return Process(PhysicalMemory(page_size, ram), page_size, pool or Hugepages(free_2m=8, free_1g=1))
+
+
+def refusal(action: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - the errno is what matters
+        action()
+    return refused.value.errno
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("backing", [Backing.ANONYMOUS, Backing.THP, Backing.HUGETLB_2M])
+def test_addresses_translate_both_ways(page_size: int, backing: Backing) -> None:
+    vmm = process(page_size)
+    first, second = vmm.map_memory(4 * MIB, backing), vmm.map_memory(4 * MIB, backing)
+    for memory in (first, second):
+        assert memory.address % page_size == 0
+        for offset in (0, 1, page_size - 1, page_size, 2 * MIB, 4 * MIB - 1):
+            hva = memory.address + offset
+            hpa = vmm.hpa_of(hva)
+            assert hpa is not None
+            assert hpa % page_size == hva % page_size
+            assert vmm.hva_of(hpa) == hva
+            assert vmm.resolve(hva) == (memory, offset)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 60)), max_size=20))
+def test_the_address_space_is_what_was_mapped_and_not_closed(steps: list[tuple[bool, int]]) -> None:
+    vmm = process()
+    alive = []
+    closed = []
+    for keep, pages in steps:
+        memory = vmm.map_memory(pages * 4096)
+        alive.append(memory)
+        if not keep:
+            gone = alive.pop(0)
+            # The view keeps the address taken, so that no later mapping can be confused with this one.
+            closed.append((gone.address, gone.size, gone.view))
+            gone.close()
+    for memory in alive:
+        assert vmm.resolve(memory.address, memory.size) == (memory, 0)
+        assert vmm.resolve(memory.address + memory.size - 1, 1) == (memory, memory.size - 1)
+        assert vmm.resolve(memory.address + 1, memory.size) is None
+    for address, size, _view in closed:
+        assert vmm.resolve(address) is None
+        assert vmm.resolve(address + size - 1) is None
+        assert vmm.hpa_of(address) is None
+    vmm.close()
+    assert all(vmm.resolve(memory.address) is None for memory in alive)
+
+
+def test_a_range_must_lie_in_one_mapping() -> None:
+    vmm = process()
+    memory = vmm.map_memory(8192)
+    assert vmm.resolve(memory.address + 4096, 4096) is not None
+    assert vmm.resolve(memory.address + 4096, 4097) is None
+    assert vmm.resolve(memory.address - 1, 2) is None
+    assert vmm.resolve(0) is None
+
+
+def test_closing_leaves_views_alone_and_is_allowed_twice() -> None:
+    vmm = process()
+    memory = vmm.map_memory(1 << 16)
+    view = memory.view
+    part = view[100:200]
+    generation = vmm.generation
+    memory.close()
+    memory.close()
+    assert vmm.generation == generation + 1
+    assert memory.closed
+    assert len(view) == 1 << 16
+    part[0] = 7
+    assert part[0] == 7
+
+
+def test_frames_return_when_a_mapping_closes() -> None:
+    vmm = process()
+    memory = vmm.map_memory(4 * GIB)
+    assert refusal(lambda: vmm.map_memory(4 * GIB)) == errno.ENOMEM
+    memory.close()
+    vmm.map_memory(4 * GIB).close()
+
+
+@pytest.mark.parametrize("alignment", [0, 4096, 1 << 16, 2 * MIB, 1 << 30])
+def test_alignment_is_kept_and_the_memory_is_whole(alignment: int) -> None:
+    memory = process().map_memory(1 << 20, alignment=alignment)
+    if alignment:
+        assert memory.address % alignment == 0
+    assert len(memory.view) == memory.size == 1 << 20
+    memory.view[0] = memory.view[-1] = 0xA5
+    assert memory.view.tobytes().count(0xA5) == 2
+
+
+@pytest.mark.parametrize("alignment", [3, 4097, -4096])
+def test_alignment_is_a_power_of_two(alignment: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        process().map_memory(4096, alignment=alignment)
+
+
+@pytest.mark.parametrize(
+    ("page_size", "backing", "asked", "mapped"),
+    [
+        (4096, Backing.ANONYMOUS, 1, 4096),
+        (65536, Backing.ANONYMOUS, 4096, 65536),
+        (4096, Backing.HUGETLB_2M, 4096, 2 * MIB),
+        (4096, Backing.HUGETLB_1G, 2 * MIB, GIB),
+    ],
+)
+def test_whole_pages_are_mapped(page_size: int, backing: Backing, asked: int, mapped: int) -> None:
+    memory = process(page_size).map_memory(asked, backing)
+    assert memory.size == mapped
+    assert memory.address % (mapped if backing is not Backing.ANONYMOUS else page_size) == 0
+
+
+@pytest.mark.parametrize(
+    ("page_size", "backing", "size", "code"),
+    [
+        (4096, Backing.ANONYMOUS, 0, errno.EINVAL),
+        (4096, Backing.ANONYMOUS, -1, errno.EINVAL),
+        (4096, Backing.ANONYMOUS, 1 << 40, errno.ENOMEM),
+        (4096, Backing.HUGETLB_2M, 0, errno.EINVAL),
+        (4096, Backing.HUGETLB_2M, 18 * MIB, errno.ENOMEM),
+        (4096, Backing.HUGETLB_1G, 2 * GIB, errno.ENOMEM),
+        (65536, Backing.HUGETLB_1G, GIB, errno.EINVAL),
+    ],
+)
+def test_what_mmap_refuses(page_size: int, backing: Backing, size: int, code: int) -> None:
+    vmm = process(page_size)
+    assert refusal(lambda: vmm.map_memory(size, backing)) == code
+    vmm.map_memory(2 * MIB, Backing.HUGETLB_2M)  # and nothing was lost by it
+
+
+def test_the_pool_of_huge_pages_is_used_up_and_refilled() -> None:
+    vmm = process(pool=Hugepages(free_2m=2, free_1g=0))
+    first = vmm.map_memory(2 * MIB, Backing.HUGETLB_2M)
+    vmm.map_memory(2 * MIB, Backing.HUGETLB_2M)
+    assert refusal(lambda: vmm.map_memory(2 * MIB, Backing.HUGETLB_2M)) == errno.ENOMEM
+    assert refusal(lambda: vmm.map_memory(GIB, Backing.HUGETLB_1G)) == errno.ENOMEM
+    first.close()
+    vmm.map_memory(2 * MIB, Backing.HUGETLB_2M)
+
+
+# Presence
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+def test_a_page_comes_into_being_by_a_write(page_size: int) -> None:
+    memory = process(page_size).map_memory(4 * page_size)
+    pages = range(0, 4 * page_size, page_size)
+    assert [memory.presence(page) for page in pages] == [Presence.ABSENT] * 4
+    memory.view[2 * page_size + page_size - 1] = 1
+    assert [memory.presence(page) for page in pages] == [
+        Presence.ABSENT,
+        Presence.ABSENT,
+        Presence.OWN,
+        Presence.ABSENT,
+    ]
+
+
+def test_reading_brings_the_page_of_zeros() -> None:
+    memory = process().map_memory(8192)
+    assert memory.view[0] == 0
+    assert memory.presence(0) is Presence.ZERO
+    memory.view[1] = 1
+    assert memory.presence(0) is Presence.OWN
+    assert memory.presence(4096) is Presence.ABSENT
+
+
+@pytest.mark.parametrize("backing", [Backing.HUGETLB_2M, Backing.THP])
+def test_huge_pages_come_whole(backing: Backing) -> None:
+    memory = process().map_memory(4 * MIB, backing)
+    assert memory.presence(0) is Presence.ABSENT
+    memory.view[3 * MIB] = 1
+    assert memory.presence(2 * MIB) is Presence.OWN
+    assert memory.presence(4 * MIB - 1) is Presence.OWN
+    assert memory.presence(0) is Presence.ABSENT
+
+
+# SIGBUS
+
+SIGNAL = Sigbus(4, HostVA(0x1000), 12)
+
+
+def test_signals_go_to_the_innermost_capture() -> None:
+    vmm = process()
+    with vmm.capture_sigbus() as outer:
+        vmm.deliver_sigbus(SIGNAL)
+        with vmm.capture_sigbus() as inner:
+            vmm.deliver_sigbus(SIGNAL)
+            vmm.deliver_sigbus(SIGNAL)
+        vmm.deliver_sigbus(SIGNAL)
+    assert (len(outer), len(inner)) == (2, 2)
+
+
+def test_a_signal_without_a_capture_would_have_killed() -> None:
+    vmm = process()
+    with vmm.capture_sigbus():
+        pass
+    with pytest.raises(SigbusNotCaptured, match=r"si_code 0x4, si_addr 0x1000.*would have killed") as killed:
+        vmm.deliver_sigbus(SIGNAL)
+    assert killed.value.sigbus is SIGNAL
+
+
+def test_a_capture_is_of_its_thread_only() -> None:
+    vmm = process()
+    caught: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            vmm.deliver_sigbus(SIGNAL)
+        except SigbusNotCaptured as error:
+            caught.append(error)
+
+    with vmm.capture_sigbus() as mine:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(caught) == 1
+    assert mine == []
+
+
+def test_a_capture_ends_with_its_context_even_on_an_error() -> None:
+    vmm = process()
+    with pytest.raises(ZeroDivisionError), vmm.capture_sigbus():
+        _ = 1 // 0
+    with pytest.raises(SigbusNotCaptured):
+        vmm.deliver_sigbus(SIGNAL)
+
+
+def test_threads_map_and_unmap_at_once() -> None:
+    vmm = process()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                memory = vmm.map_memory(1 << 16)
+                assert vmm.resolve(memory.address, memory.size) == (memory, 0)
+                assert vmm.hva_of(memory.hpa(5)) == memory.address + 5
+                memory.close()
+        except BaseException as error:  # noqa: BLE001 - carried to the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    gc.collect()
+    assert vmm.resolve(0) is None
