@@ -14,12 +14,12 @@ from pytest_kvm_sea.guest.base import USER_ENTRY
 from pytest_kvm_sea.guest.builder import Guest
 from pytest_kvm_sea.guest.codegen import SAVED, FunctionCode, Line
 from pytest_kvm_sea.guest.data import DataSection
+from pytest_kvm_sea.guest.entry import CLASSES, RESTORE, UNHANDLED_SITE, Installed, emit_vectors
 from pytest_kvm_sea.guest.errors import GuestBuildError
-from pytest_kvm_sea.guest.regs import ExRegs
 from pytest_kvm_sea.guest.source import file_name
 from pytest_kvm_sea.guest.ucall import UcallCommand
 from pytest_kvm_sea.guest.values import Operand, as_value
-from pytest_kvm_sea.guest.vectors import CLASSES, RESTORE, UNHANDLED_SITE, Installed, Vector, emit_vectors
+from pytest_kvm_sea.guest.vectors import ExRegs, Vector
 
 Function: TypeAlias = Callable[..., Operand | None]
 """``function(g)``, or ``function(g, *values)`` where it is called with arguments."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Exception vectors of a guest (Arm ARM D1.3.6, table D1-7), and the code that saves and restores what they interrupt.
+"""Exceptions as a guest's handlers see them: the vectors (Arm ARM D1.3.6), and the registers that were interrupted.
 
 An exception pushes 272 bytes onto the stack, in the layout of the kernel's KVM selftests::
 
@@ -12,28 +12,16 @@ An exception pushes 272 bytes onto the stack, in the layout of the kernel's KVM 
 from __future__ import annotations
 
 import enum
-from functools import lru_cache
-from typing import TypeAlias
 
-from pytest_kvm_sea.arm64.assembler import Assembler
-from pytest_kvm_sea.arm64.operands import SP, X0, X1, X2, X16, X17, X29, X30, Cond, Label, Offset, X
-from pytest_kvm_sea.guest.codegen import DATA
-from pytest_kvm_sea.guest.ucall import ARGS_OFFSET
+from pytest_kvm_sea.arm64.operands import X29, Offset
+from pytest_kvm_sea.guest.base import GuestBase
+from pytest_kvm_sea.guest.errors import GuestBuildError
+from pytest_kvm_sea.guest.values import Operand, Value, as_value
 
-SLOT = 0x80
-"""The size of one vector."""
-TABLE_SIZE = 16 * SLOT
-TABLE_ALIGNMENT = 2048
 SAVED_SIZE = 272
 """The size of the saved registers."""
 SP_OFFSET, PC_OFFSET, PSTATE_OFFSET = 248, 256, 264
-EC_SHIFT = 26
-CLASSES = 64
-UNHANDLED_SITE = 0
-"""Where in the data the ucall structure for unhandled exceptions is."""
-
-RESTORE = Label("restore_registers")
-"""Where a handler goes when it is done; the stack pointer is at the saved registers."""
+_LAST = 30
 
 
 class Vector(enum.IntEnum):
@@ -62,96 +50,55 @@ class Vector(enum.IntEnum):
         return self % 4 == 0
 
 
-Installed: TypeAlias = tuple[tuple[Vector, int | None, str], ...]
-"""Vector, exception class (None: any), and the symbol of the handler."""
+class ExRegs:
+    """x0 to x30, sp, pc (ELR_EL1) and pstate (SPSR_EL1) at the exception.
 
-
-@lru_cache(maxsize=64)
-def emit_vectors(installed: Installed, mmio: int) -> tuple[Assembler, tuple[tuple[int, str], ...]]:
-    """The table of vectors and what belongs to it, and which part of it begins where.
-
-    Handlers are entered with x29 and sp at the saved registers.
+    Reading gives the value at that moment; what is set is in the registers when the handler returns.
     """
-    asm = Assembler()
-    asm.align(TABLE_ALIGNMENT)
-    save, dispatches = Label("save_registers"), [Label(f"dispatch {vector.name}") for vector in Vector]
-    for vector in Vector:
-        asm.label(f"[vector {vector.name}]")
-        asm.sub(SP, SP, SAVED_SIZE)
-        asm.str(X30, Offset(SP, 8 * 30))
-        asm.adr(X30, dispatches[vector])
-        asm.b(save)
-        asm.align(SLOT)
-    asm.label("[save registers]")
-    asm.label(save)
-    _save(asm)
-    unhandled_sync, unhandled = Label("unhandled_sync"), Label("unhandled")
-    for vector in Vector:
-        asm.label(f"[dispatch {vector.name}]")
-        asm.label(dispatches[vector])
-        _dispatch(asm, vector, installed, unhandled_sync if vector.is_sync else unhandled)
-    asm.label("[unhandled]")
-    _unhandled(asm, unhandled_sync, unhandled, mmio)
-    asm.label("[restore registers]")
-    asm.label(RESTORE)
-    _restore(asm)
-    asm.resolve()
-    return asm, tuple(sorted((offset, name) for name, offset in asm.symbols.items()))
 
+    def __init__(self, guest: GuestBase) -> None:
+        self._guest = guest
 
-def _save(asm: Assembler) -> None:
-    for number in range(0, 30, 2):
-        asm.stp(X[number], X[number + 1], Offset(SP, 8 * number))
-    asm.mov(X29, SP)
-    asm.add(X0, SP, SAVED_SIZE)
-    asm.str(X0, Offset(SP, SP_OFFSET))
-    asm.mrs(X0, "elr_el1")
-    asm.mrs(X1, "spsr_el1")
-    asm.stp(X0, X1, Offset(SP, PC_OFFSET))
-    asm.ret()
+    def x(self, number: int) -> Value:
+        """Register x0 to x30."""
+        return self._read(self._register(number))
 
+    def set_x(self, number: int, value: Operand) -> None:
+        self._write(self._register(number), value)
 
-def _restore(asm: Assembler) -> None:
-    asm.ldp(X0, X1, Offset(SP, PC_OFFSET))
-    asm.msr("elr_el1", X0)
-    asm.msr("spsr_el1", X1)
-    for number in range(0, 30, 2):
-        asm.ldp(X[number], X[number + 1], Offset(SP, 8 * number))
-    asm.ldr(X30, Offset(SP, 8 * 30))
-    asm.add(SP, SP, SAVED_SIZE)
-    asm.eret()
+    @property
+    def sp(self) -> Value:
+        """SP_EL1 before the exception. It cannot be set; SP_EL0 is a system register."""
+        return self._read(SP_OFFSET)
 
+    @property
+    def pc(self) -> Value:
+        """Where the exception was taken from, or where it returns to: ELR_EL1."""
+        return self._read(PC_OFFSET)
 
-def _dispatch(asm: Assembler, vector: Vector, installed: Installed, unhandled: Label) -> None:
-    by_class = [(ec, symbol) for place, ec, symbol in installed if place is vector and ec is not None]
-    if by_class:
-        asm.mrs(X1, "esr_el1")
-        asm.lsr(X1, X1, EC_SHIFT)
-        for ec, symbol in by_class:
-            asm.cmp(X1, ec)
-            asm.b_cond(Cond.EQ, symbol)
-    for_all = [symbol for place, ec, symbol in installed if place is vector and ec is None]
-    if for_all:
-        asm.b(for_all[0])
-        return
-    asm.mov(X0, int(vector))
-    asm.b(unhandled)
+    @pc.setter
+    def pc(self, value: Operand) -> None:
+        self._write(PC_OFFSET, value)
 
+    @property
+    def pstate(self) -> Value:
+        """SPSR_EL1."""
+        return self._read(PSTATE_OFFSET)
 
-def _unhandled(asm: Assembler, sync: Label, other: Label, mmio: int) -> None:
-    """UCALL_UNHANDLED with vector, class and whether the class is valid; then as if it had been handled."""
-    tell = Label("tell")
-    asm.label(sync)
-    asm.mrs(X1, "esr_el1")
-    asm.lsr(X1, X1, EC_SHIFT)
-    asm.mov(X2, 1)
-    asm.b(tell)
-    asm.label(other)
-    asm.mov(X1, 0)
-    asm.mov(X2, 0)
-    asm.label(tell)
-    asm.adr(X16, DATA, UNHANDLED_SITE)
-    asm.stp(X0, X1, Offset(X16, ARGS_OFFSET))
-    asm.str(X2, Offset(X16, ARGS_OFFSET + 16))
-    asm.mov(X17, mmio)
-    asm.str(X16, X17)
+    @pstate.setter
+    def pstate(self, value: Operand) -> None:
+        self._write(PSTATE_OFFSET, value)
+
+    @staticmethod
+    def _register(number: int) -> int:
+        if not 0 <= number <= _LAST:
+            raise GuestBuildError(f"regs: there is no register x{number}; it takes 0 to {_LAST}")
+        return 8 * number
+
+    def _read(self, offset: int) -> Value:
+        self._guest.begin()
+        return self._guest.code.define(lambda rd: self._guest.asm.ldr(rd, Offset(X29, offset)))
+
+    def _write(self, offset: int, value: Operand) -> None:
+        self._guest.begin()
+        self._guest.asm.str(self._guest.code.evaluate(as_value(value)), Offset(X29, offset))
