@@ -7,10 +7,11 @@ processor: they are found again by their address and their bytes, also by the ne
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pytest_kvm_sea.cpu.bus import PAGE_MASK, PAGE_SIZE
 from pytest_kvm_sea.cpu.closures import Function, operation
+from pytest_kvm_sea.cpu.regions import Region
 
 MAX_INSTRUCTIONS: Final = 64
 _VARIANTS: Final = 4
@@ -32,8 +33,8 @@ class Block:
         self.end = end
         """The operation that does; None where the block ends for want of room."""
         self.runs = 0
-        self.region: Any = None
-        """A compiled region that starts here, once this block is hot; False if there cannot be one."""
+        self.region: Region | None = None
+        """The compiled region that starts here, once this block is hot."""
 
 
 _BLOCKS: Final[dict[tuple[int, bytes], list[Block]]] = {}

@@ -10,7 +10,9 @@ from typing import Final
 from pytest_kvm_sea.arm64.esr import EC, syndrome
 from pytest_kvm_sea.cpu import pstate
 from pytest_kvm_sea.cpu.blocks import Block, block_at, single_instruction
+from pytest_kvm_sea.cpu.bus import PAGE_MASK
 from pytest_kvm_sea.cpu.closures import Function
+from pytest_kvm_sea.cpu.regions import compile_region
 from pytest_kvm_sea.cpu.system import System
 from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
 
@@ -65,6 +67,7 @@ class Cpu(System):
         Whatever is raised leaves PC at the instruction that did it and the instructions before it counted.
         """
         x = self.x
+        self.exact = self.strict_alignment
         body: Iterator[Function] | None = None
         ahead = length = 0
         pc = self.pc
@@ -74,6 +77,12 @@ class Cpu(System):
                 if block is None:
                     block = self._find(pc)
                     pc = block.pc
+                if block.region is not None and not self.exact:
+                    left = stop - self.instructions
+                    left -= block.region.function(self, x, self.reads, self.writes, left)
+                    self.instructions += left
+                    pc = self.pc
+                    continue
                 length = len(block.body)
                 body = iter(block.body)
                 for function in body:
@@ -85,12 +94,27 @@ class Cpu(System):
                     pc = block.end(self, x, pc + 4 * ahead)
                 self.pc, ahead = pc, 0
                 self.instructions += block.length
+                self.exact = self.strict_alignment
+                block.runs += 1
+                if block.runs >= _HOT:
+                    self._heat(block)
         except BaseException:
             if body is not None:
                 ahead = max(length - length_hint(body) - 1, 0)
             self.pc += 4 * ahead
             self.instructions += ahead
             raise
+
+    def _heat(self, block: Block) -> None:
+        """Compile a region for a hot block; tried once."""
+        if self.exact or self.blocks.get(block.pc) is not block:
+            # Its last instruction changed the context, or forgot all code
+            return
+        block.runs = -1 << 62
+        view = self.fetch(block.pc).view
+        offset = block.pc & PAGE_MASK
+        if view[offset : offset + len(block.code)] == block.code:
+            block.region = compile_region(block.pc, view)
 
     def _find(self, pc: int) -> Block:
         """The block at this address, by way of stage 1 and the bus."""
@@ -102,5 +126,8 @@ class Cpu(System):
         page = self.fetch(pc)
         if not page.stable:
             return single_instruction(pc, page.view)
-        block = self.blocks[pc] = block_at(pc, page.view)
+        block = block_at(pc, page.view)
+        if block.region is not None and not block.region.matches(page.view):
+            block = Block(pc, block.code, block.body, block.end)
+        self.blocks[pc] = block
         return block

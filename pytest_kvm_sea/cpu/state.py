@@ -107,6 +107,7 @@ class State:
         "context",
         "contexts",
         "el",
+        "exact",
         "fa",
         "fb",
         "features",
@@ -137,6 +138,8 @@ class State:
         """HCR_EL2.TEA: external aborts are taken to EL2."""
         self.kicked = False
         """Set by anyone, from any thread: `run` returns soon. Cleared by whoever set it."""
+        self.exact = False
+        """The next block must be executed by closures: a region found something that only they do."""
         self.contexts = (Context(), Context(), Context(), Context())
         self.table_views: dict[int, memoryview] = {}
         self.instructions = 0

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Emits many instructions into one function: registers are locals, memory is reached through the views of the context.
+
+The fast forms of loads and stores fail with a Python exception where anything is out of the ordinary: a page that is
+not in the context, an access across a page. They fail before the instruction has changed anything, and every line knows
+the instruction it belongs to, so that a closure can do that instruction again, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from pytest_kvm_sea.cpu import conditions, pstate
+from pytest_kvm_sea.cpu.emitter import M32, M64, ZERO_REGISTER, Emitter, Unsuited, Way
+
+_LINK: Final = 30
+_SP: Final = 31
+_LOADS: Final = {
+    (2, 0): "U2",
+    (4, 0): "U4",
+    (8, 0): "U8",
+    (1, 1): "S1",
+    (2, 1): "S2",
+    (4, 1): "S4",
+}
+"""(size, signed) -> name of Struct.unpack_from."""
+_STORES: Final = {2: "P2", 4: "P4", 8: "P8"}
+
+
+class Origin(NamedTuple):
+    """What a line of the source was made from: enough to continue at its instruction in another way."""
+
+    pc: int
+    ahead: int
+    """Instructions executed since ``budget`` was last updated."""
+    kind: int | None
+    """The kind of flags, where it is known; else it is in ``fk``."""
+    operand: str | None
+    """The second operand of the flags, where it is a known number; else it is in ``fb``."""
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What is known on the path that is being emitted."""
+
+    ahead: int = 0
+    kind: int | None = None
+    operand: str | None = None
+    narrow: frozenset[int] = frozenset()
+    """Registers whose value is below 2**32."""
+    sp_aligned: bool = False
+
+    def copy(self) -> Knowledge:
+        return Knowledge(self.ahead, self.kind, self.operand, self.narrow, self.sp_aligned)
+
+
+@dataclass(slots=True)
+class Flow:
+    """How a block ends."""
+
+    condition: str | None = None
+    target: int | None = None
+    """Where a direct branch goes."""
+    indirect: str | None = None
+    """The expression of an indirect one."""
+    returns: bool = False
+    """It goes to the address in x30."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Which registers an emitted piece of code reads and writes."""
+
+    used: set[int] = field(default_factory=set)
+    written: set[int] = field(default_factory=set)
+    widened: set[int] = field(default_factory=set)
+    """Registers that got a value that may exceed 32 bits."""
+    flags: bool = False
+    """Whether flags are set."""
+
+
+class RegionEmitter(Emitter):
+    """Emits instruction after instruction; `regions` says which, and makes the control flow between them."""
+
+    def __init__(self) -> None:
+        self.pc = 0
+        self.indent = 2
+        self.lines: list[str] = []
+        self.origins: list[Origin] = []
+        self.know = Knowledge()
+        self.usage = Usage()
+        self.flow: Flow | None = None
+        self.wrote_link = False
+
+    def begin(self, pc: int) -> None:
+        """The next instruction."""
+        self.pc = pc
+        self.flow = None
+        self.wrote_link = False
+
+    def line(self, text: str) -> None:
+        know = self.know
+        self.lines.append(" " * self.indent + text)
+        self.origins.append(Origin(self.pc, know.ahead, know.kind, know.operand))
+
+    def constant(self, value: int) -> str:
+        return str(value) if value < 10 else hex(value)
+
+    def pc_relative(self, offset: int, *, page: bool = False) -> str:
+        return hex((self.pc & ~0xFFF if page else self.pc) + offset & 0xFFFFFFFFFFFFFFFF)
+
+    def next_pc(self) -> str:
+        return self.pc_relative(4)
+
+    def read(self, number: int, sf: int = 1) -> str:
+        if number == ZERO_REGISTER:
+            return "0"
+        self.usage.used.add(number)
+        if sf or number in self.know.narrow:
+            return f"r{number}"
+        return f"(r{number} & {M32})"
+
+    def read_sp(self, number: int, sf: int = 1) -> str:
+        if number != _SP:
+            return self.read(number, sf)
+        self.usage.used.add(_SP)
+        return "r31" if sf else f"(r31 & {M32})"
+
+    def write(self, number: int, value: str, *, narrow: bool = False) -> None:
+        if number != ZERO_REGISTER:
+            self.line(f"r{number} = {value}")
+            self._written(number, narrow=narrow)
+
+    def write_sp(self, number: int, value: str, *, narrow: bool = False) -> None:
+        if number != _SP:
+            self.write(number, value, narrow=narrow)
+            return
+        self.line(f"r31 = {value}")
+        self._written(_SP, narrow=False)
+        self.know.sp_aligned = False
+
+    def _written(self, number: int, *, narrow: bool) -> None:
+        self.usage.written.add(number)
+        self.wrote_link |= number == _LINK
+        if narrow:
+            self.know.narrow |= {number}
+        else:
+            self.usage.widened.add(number)
+            self.know.narrow -= {number}
+
+    def let(self, name: str, value: str) -> str:
+        self.line(f"{name} = {value}")
+        return name
+
+    def flags(self, kind: int, a: str, b: str = "0") -> tuple[str, str]:
+        self.usage.flags = True
+        self.line(f"fa = {a}")
+        literal = b if b[0].isdigit() else None
+        if literal is None:
+            self.line(f"fb = {b}")
+        self.know.kind, self.know.operand = kind, literal
+        return "fa", literal or "fb"
+
+    def condition(self, condition: int) -> str:
+        kind = self.know.kind
+        if kind is not None:
+            known = conditions.expression(condition, kind, "fa", self.know.operand or "fb")
+            if known is not None:
+                return known
+        return f"CONDITIONS[{condition}][{self.nzcv()}]"
+
+    def nzcv(self) -> str:
+        kind = self.know.kind
+        if kind == pstate.RAW:
+            return "fa"
+        return f"nzcv({'fk' if kind is None else kind}, fa, {self.know.operand or 'fb'})"
+
+    def settle_flags(self) -> None:
+        """Put what is only known here into the variables, for code that is reached from elsewhere too."""
+        if self.know.kind is not None:
+            self.line(f"fk = {self.know.kind}")
+        if self.know.operand is not None:
+            self.line(f"fb = {self.know.operand}")
+        self.know.kind = self.know.operand = None
+
+    def _address(self, address: str, *, base_sp: bool) -> str:
+        if base_sp:
+            self.check_sp()
+        if address.isidentifier():
+            return address
+        self.line(f"a = {address}")
+        return "a"
+
+    def load(self, target: int, address: str, size: int, *, signed: int, iss: int, base_sp: bool, way: Way) -> None:
+        del iss
+        if way is not Way.PLAIN:
+            raise Unsuited
+        a = self._address(address, base_sp=base_sp)
+        name = "t" if signed or target == ZERO_REGISTER else f"r{target}"
+        if size == 1 and not signed:
+            self.line(f"{name} = T[{a} >> 12][{a} & 4095]")
+        else:
+            self.line(f"{name}, = {_LOADS[size, bool(signed)]}(T[{a} >> 12], {a} & 4095)")
+        if target == ZERO_REGISTER:
+            return
+        if signed:
+            self.line(f"r{target} = t & {M64 if signed == 64 else M32}")
+        self._written(target, narrow=signed == 32 or (not signed and size < 8))
+
+    def store(self, source: int, address: str, size: int, *, iss: int, base_sp: bool, way: Way) -> None:
+        del iss
+        if way is not Way.PLAIN:
+            raise Unsuited
+        a = self._address(address, base_sp=base_sp)
+        if size == 8:
+            value = self.read(source)
+        elif size == 4:
+            value = self.read(source, 0)
+        else:
+            value = f"{self.read(source)} & {(1 << size * 8) - 1:#x}"
+        if size == 1:
+            self.line(f"W[{a} >> 12][{a} & 4095] = {value}")
+        else:
+            self.line(f"{_STORES[size]}(W[{a} >> 12], {a} & 4095, {value})")
+
+    def load_pair(self, first: int, second: int, address: str, size: int, *, signed: bool, base_sp: bool) -> None:
+        a = self._address(address, base_sp=base_sp)
+        names = [f"r{number}" if number != ZERO_REGISTER else "t" for number in (first, second)]
+        unpack = {(8, False): "U88", (4, False): "U44", (4, True): "S44"}[size, signed]
+        self.line(f"{names[0]}, {names[1]} = {unpack}(T[{a} >> 12], {a} & 4095)")
+        for number in (first, second):
+            if number != ZERO_REGISTER:
+                self._written(number, narrow=size == 4 and not signed)
+                if signed:
+                    self.line(f"r{number} &= {M64}")
+
+    def store_pair(self, first: int, second: int, address: str, size: int, *, base_sp: bool) -> None:
+        a = self._address(address, base_sp=base_sp)
+        values = f"{self.read(first, size == 8)}, {self.read(second, size == 8)}"
+        self.line(f"{'P88' if size == 8 else 'P44'}(W[{a} >> 12], {a} & 4095, {values})")
+
+    def check_sp(self) -> None:
+        if not self.know.sp_aligned:
+            self.usage.used.add(_SP)
+            self.line("if r31 & 15: raise KeyError")
+            self.know.sp_aligned = True
+
+    def branch(self, offset: int, condition: str | None = None) -> None:
+        target = self.pc + offset & 0xFFFFFFFFFFFFFFFF
+        self.flow = Flow(condition=condition, target=target)
+
+    def branch_to(self, target: str) -> None:
+        self.flow = Flow(indirect=target, returns=target == "r30")
+
+    def call(self, method: str, *arguments: str) -> None:
+        raise Unsuited(method, arguments)
+
+    def call_value(self, method: str, *arguments: str) -> str:
+        raise Unsuited(method, arguments)
+
+    def call_only(self, method: str, *arguments: str) -> None:
+        raise Unsuited(method, arguments)
