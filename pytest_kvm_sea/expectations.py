@@ -30,6 +30,16 @@ KNOWN_DEFECTS: dict[str, KnownDefect] = {
             "mainline KVM never sets FnV when it injects, so a guest cannot know that FAR_EL1 is garbage",
             "https://lore.kernel.org/all/3061f5f8-cef0-b7b1-c4de-f2ceea29af9a@huawei.com/",
         ),
+        KnownDefect(
+            "il-from-last-trap",
+            "before 7.2 KVM copies the IL bit of an injected syndrome from the last trap, of which there was none",
+            "arch/arm64/kvm/inject_fault.c inject_abt64",
+        ),
+        KnownDefect(
+            "events-not-atomic",
+            "the series pends the SError of a KVM_SET_VCPU_EVENTS that it then refuses",
+            "https://lore.kernel.org/all/20250505161412.1926643-1-jiaqiyan@google.com/",
+        ),
     )
 }
 

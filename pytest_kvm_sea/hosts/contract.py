@@ -8,7 +8,7 @@ Everything above this file (vmm, ras, fixtures, tests) is written once against t
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from ctypes import Array, Structure, c_char
 from dataclasses import dataclass
@@ -133,8 +133,15 @@ class Host(Protocol):
         """mmap(2) of private anonymous memory, reserved but not touched. ENOMEM where huge pages are missing."""
         ...
 
-    def capture_sigbus(self) -> AbstractContextManager[list[Sigbus]]:
-        """While the context lasts, a SIGBUS of the calling thread goes into the list instead of ending the process."""
+    def capture_sigbus(self) -> AbstractContextManager[Callable[[], list[Sigbus]]]:
+        """While the context lasts, a SIGBUS that comes during KVM_RUN does not end the process.
+
+        The function that it yields gives those that came so far. To be used by the thread that runs the vCPU.
+        """
+        ...
+
+    def run_mask(self) -> bytes:
+        """The signals to block during KVM_RUN, 8 bytes, for KVM_SET_SIGNAL_MASK."""
         ...
 
     def interrupt(self, thread: int, /) -> None:

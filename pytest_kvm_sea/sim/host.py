@@ -8,13 +8,13 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
 from pytest_kvm_sea.sim.apei import Apei
-from pytest_kvm_sea.sim.filesystem import Filesystem
+from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
@@ -85,9 +85,12 @@ class SimHost:
         return self.process.map_memory(size, backing=backing, alignment=alignment)
 
     @contextlib.contextmanager
-    def capture_sigbus(self) -> Iterator[list[Sigbus]]:
+    def capture_sigbus(self) -> Iterator[Callable[[], list[Sigbus]]]:
         with self.process.capture_sigbus() as captured:
-            yield captured
+            yield lambda: captured
+
+    def run_mask(self) -> bytes:
+        return bytes(8)
 
     def interrupt(self, thread: int, /) -> None:
         for vm in self._machine.vms:
@@ -96,9 +99,9 @@ class SimHost:
                     vcpu.signal()
 
     @property
-    def tree(self) -> Path:
-        """The directory that stands for the host's file system: its debugfs tree can be looked at with ls and cat."""
-        return self._tree_root()
+    def debugfs(self) -> Path:
+        """The fake debugfs tree, a real directory: the kernel's files, to be looked at with ls and cat."""
+        return Path(self._files.tree.on_disk(DEBUGFS))
 
     def close(self) -> None:
         self._descriptors.clear()

@@ -59,6 +59,8 @@ class Vcpu:
         self.vm.file.ioctl(kvm.KVM_ARM_PREFERRED_TARGET, init)
         init.features[0] |= 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
         self._file.ioctl(kvm.KVM_ARM_VCPU_INIT, init)
+        mask = self.vm.host.run_mask()
+        self._file.ioctl(kvm.KVM_SET_SIGNAL_MASK, bytearray(len(mask).to_bytes(4, "little") + mask))
 
     # Registers
 
@@ -134,8 +136,8 @@ class Vcpu:
         with self.vm.host.capture_sigbus() as signals:
             while True:
                 code = self._run_once()
-                if signals:
-                    return SigbusExit(tuple(signals))
+                if received := signals():
+                    return SigbusExit(tuple(received))
                 if code == 0:
                     return decode_exit(self._run_page, self.vm.revision)
                 if code != errno.EINTR:

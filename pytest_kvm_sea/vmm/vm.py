@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pytest_kvm_sea.addresses import GuestPA, GuestVA, HostVA
 from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.guest.errors import GuestMemoryError
+from pytest_kvm_sea.guest.program import DEFAULT_UCALL_MMIO, GuestProgram
 from pytest_kvm_sea.hosts.contract import Backing, Host
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
@@ -19,15 +20,10 @@ from pytest_kvm_sea.vmm.memory import GuestMemory, Region
 from pytest_kvm_sea.vmm.paging import TABLE_SIZE, PageTables, TableAllocator
 from pytest_kvm_sea.vmm.vcpu import Vcpu
 
-if TYPE_CHECKING:
-    from pytest_kvm_sea.guest.program import GuestProgram
-
 DEFAULT_IPA_BITS = 40
 LOW_MEMORY_SIZE = 0x28_0000
 """Slot 0 begins at guest physical 0 and holds program and page tables; a multiple of every host page size."""
 TABLES_BASE = GuestPA(0x18_0000)
-UCALL_ADDRESS = GuestPA(0x29_0000)
-"""The first page beyond slot 0's guard: a store there is a ucall. Its virtual address is the same."""
 _LARGE_TABLES_BASE = GuestPA(0x4000_0000)
 _LARGE_TABLES_STEP = 0x20_0000
 _LARGE_MAP_PAGES = 16 * TABLE_ENTRIES
@@ -60,7 +56,7 @@ class Vm:
         self.program: GuestProgram | None = None
         self.memory = GuestMemory()
         self.vcpus: list[Vcpu] = []
-        self.ucall_address = UCALL_ADDRESS
+        self.ucall_address = GuestPA(DEFAULT_UCALL_MMIO)
         self.reader = _Reader(self)
         self._device = host.open("/dev/kvm", os.O_RDWR)
         version = self._device.ioctl(kvm.KVM_GET_API_VERSION)
@@ -218,11 +214,7 @@ class Vm:
 
     def load(self, program: GuestProgram) -> None:
         """Copy a program into slot 0, map it at its addresses, and map the page of the ucalls."""
-        if program.ucall_mmio != self.ucall_address:
-            raise VmmError(
-                f"the program calls the VMM at {program.ucall_mmio:#x}, this VM listens at {self.ucall_address:#x}"
-            )
-        user = any(segment.user for segment in program.segments)
+        self._listen(GuestPA(program.ucall_mmio))
         for segment in program.segments:
             if segment.gva + segment.size > TABLES_BASE:
                 raise VmmError(
@@ -238,8 +230,14 @@ class Vm:
                 writable=segment.writable,
                 executable=segment.executable,
             )
-        self.map(GuestVA(self.ucall_address), self.ucall_address, 1, user=user, executable=False, device=True)
         self.program = program
+
+    def _listen(self, address: GuestPA) -> None:
+        """Take stores to this address for ucalls. Its virtual address is the same, and EL0 may call, too."""
+        if any(region.base <= address < region.end for region in self.memory.regions):
+            raise VmmError(f"the program's ucall address {address:#x} is memory; a ucall has to be MMIO")
+        self.ucall_address = address
+        self.map(GuestVA(address), address, 1, user=True, executable=False, device=True)
 
     def _load_segment(self, gva: GuestVA, data: bytes, size: int) -> None:
         self.memory.region(GuestPA(gva), size)

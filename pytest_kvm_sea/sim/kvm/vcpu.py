@@ -42,6 +42,7 @@ _INSTRUCTION_SIZE = 4
 _ISS_WFE = 1 << 0
 _SUPPORTED_FEATURES = 1 << kvm.KVM_ARM_VCPU_POWER_OFF | 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
 _KNOWN_FEATURES = (1 << 10) - 1
+_SIGSET_SIZE = 8
 _WAIT_POLL_SECONDS = 0.05
 
 
@@ -80,6 +81,7 @@ class Vcpu(KvmFile):
             kvm.KVM_GET_ONE_REG: self._get_one_reg,
             kvm.KVM_SET_ONE_REG: self._set_one_reg,
             kvm.KVM_GET_REG_LIST: self._get_reg_list,
+            kvm.KVM_SET_SIGNAL_MASK: self._set_signal_mask,
             kvm.KVM_GET_VCPU_EVENTS: self._get_events,
             kvm.KVM_SET_VCPU_EVENTS: self._set_events,
         }
@@ -159,6 +161,14 @@ class Vcpu(KvmFile):
         if room < len(found):
             fail(errno.E2BIG)
         write_structure(argument, struct.pack(f"<{len(found)}Q", *found), _REG_LIST_COUNT.size)
+        return 0
+
+    def _set_signal_mask(self, argument: Argument) -> int:
+        """The signals of the simulated process are not those of this one: the mask is checked and has no effect."""
+        if isinstance(argument, int) and argument == 0:
+            return 0
+        if int.from_bytes(read_structure(argument, 4), "little") != _SIGSET_SIZE:
+            fail(errno.EINVAL)
         return 0
 
     def _get_events(self, argument: Argument) -> int:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the sea_to_user tests share: memory that can be broken, and the way from poison to exit and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_kvm_sea.addresses import GuestPA, GuestVA, HostPA, HostVA
+from pytest_kvm_sea.arm64 import esr as syndromes
+from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE
+from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand
+from pytest_kvm_sea.hosts.contract import Backing
+from pytest_kvm_sea.ras.sigbus import BUS_MCEERR_AR, SI_KERNEL, explain, name
+from pytest_kvm_sea.vmm.errors import GuestFailure
+from pytest_kvm_sea.vmm.exits import SeaExit, SigbusExit, VmExit
+from pytest_kvm_sea.vmm.injection import write_abort
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Sigbus
+    from pytest_kvm_sea.ras.einj import Einj
+    from pytest_kvm_sea.vmm.vcpu import Vcpu
+    from pytest_kvm_sea.vmm.vm import Vm
+
+GRANULE = 64
+GIB = 1 << 30
+SMALL = 0x20_0000
+START_GVA = GuestVA(0x8000_0000)
+EINJ_GVA = GuestVA(START_GVA + 0x123_4B80)
+"""As in the original, but for the offset: a multiple of the granule, so that the access lies inside the poison."""
+RETURN = 0xD65F_03C0
+"""RET. The cell is full of it: fetched without poison it comes back, and loaded it is known data."""
+DATA = RETURN << 32 | RETURN
+
+NEEDS = ("sea-to-user", "ras", "inject-ext-dabt", "einj-memory-uer", "einj-notrigger", "pagemap-pfn")
+"""What a test needs that breaks memory and waits for the exit."""
+
+_HARDWARE_DEPENDENT = syndromes.EA | syndromes.SET_MASK | syndromes.FNV
+_ABORT_FIELDS = 0xFE00_077F
+"""EC, IL, FnV, EA, CM, WnR, FSC: what mainline lets through. The series gives the raw register."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A memory cell that was broken, by all its addresses."""
+
+    gva: GuestVA
+    gpa: GuestPA
+    hva: HostVA
+    hpa: HostPA
+
+
+def highest(vm: Vm, size: int) -> GuestPA:
+    """As high in guest physical memory as the original puts its memory: aligned, below the last page."""
+    return GuestPA((vm.max_gpa - PAGE_SIZE - size) // size * size)
+
+
+def add_memory(
+    vm: Vm, *, size: int = SMALL, gva: GuestVA = START_GVA, user: bool = False, backing: Backing = Backing.ANONYMOUS
+) -> None:
+    """A second memslot, mapped at ``gva``."""
+    base = highest(vm, size)
+    vm.add_memory(base, size, backing=backing)
+    vm.map(gva, base, size // PAGE_SIZE, user=user)
+
+
+def populate(vm: Vm, gva: GuestVA) -> None:
+    """Put known data into the granule that holds ``gva``, so that its page is there."""
+    vm.write(GuestVA(gva // GRANULE * GRANULE), DATA.to_bytes(8, "little") * (GRANULE // 8))
+
+
+def break_memory(vm: Vm, einj: Einj, gva: GuestVA) -> Broken:
+    """Populate the granule that holds ``gva``, and break it by EINJ."""
+    populate(vm, gva)
+    return break_physical(vm, einj, vm.gva_to_gpa(gva), gva)
+
+
+def break_physical(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
+    """Break the granule at a guest physical address; ``gva`` is the address that will run into it."""
+    hva = vm.memory.hva(gpa)
+    return Broken(gva, gpa, hva, einj.inject_at(hva).address)
+
+
+def run_to_sea(vcpu: Vcpu, broken: Broken) -> SeaExit:
+    """Run until the broken cell is consumed and KVM exits with it.
+
+    Skips, with the reason, where the host's APEI claims the abort, where the processor lets a store to poison through,
+    and where the firmware placed no poison. Anything else that is not the exit is a failure.
+    """
+    result = _resume(vcpu, broken)
+    assert isinstance(result, SeaExit), f"expected KVM_EXIT_ARM_SEA, got {result}; guest at {vcpu.where()}"
+    symbols = vcpu.vm.program.symbols if vcpu.vm.program else {}
+    if vcpu.pc == symbols.get("probe"):
+        pytest.skip(
+            "[store-abort] the processor lets a store to poisoned memory through and aborts the next load; "
+            "nothing to get: it may do so"
+        )
+    return result
+
+
+def run_to_done(vcpu: Vcpu, broken: Broken) -> None:
+    """Run a guest that consumes the error and ends by itself. Skips as `run_to_sea` does."""
+    result = _resume(vcpu, broken)
+    done = isinstance(result, Ucall) and result.cmd is UcallCommand.DONE
+    assert done, f"expected the guest to be done, got {result}; guest at {vcpu.where()}"
+
+
+def _resume(vcpu: Vcpu, broken: Broken) -> Ucall | VmExit:
+    """Run, and skip where the host makes the test impossible."""
+    try:
+        result = vcpu.resume()
+    except GuestFailure:
+        _skip_if_no_poison(vcpu.vm)
+        raise
+    if isinstance(result, SigbusExit):
+        _skip_if_claimed(result.signals[0], broken)
+    return result
+
+
+def _skip_if_claimed(signal: Sigbus, broken: Broken) -> None:
+    """The host dealt with the abort itself. That is its right, and no failure of KVM's."""
+    if signal.code == BUS_MCEERR_AR:
+        lost = 1 << max(signal.lsb, 12)
+        assert signal.address // lost == broken.hva // lost, f"{explain(signal)}, but broken was {broken.hva:#x}"
+    if signal.code in {BUS_MCEERR_AR, SI_KERNEL}:
+        pytest.skip(
+            f"[apei-claims] the host's APEI claimed the abort (SIGBUS, {name(signal.code)}); "
+            "use a host whose firmware leaves a guest's SEA to KVM"
+        )
+
+
+def _skip_if_no_poison(vm: Vm) -> None:
+    """The guest got past the access, and past another one to the same granule, with its data intact."""
+    if vm.get_global("data") == DATA:
+        pytest.skip(
+            "[einj-poison] EINJ reported success, but the guest read the memory undisturbed: no poison was placed; "
+            "use firmware that really injects (the kernel's log may say more)"
+        )
+
+
+def check_exit(vcpu: Vcpu, sea: SeaExit, broken: Broken, *, write: bool = False, instruction: bool = False) -> None:
+    """What kvm_run.arm_sea must say of an abort that was not on a table walk, in every revision."""
+    status = syndromes.FSC_SEA | (syndromes.WNR if write else 0)
+    expected = syndromes.syndrome(EC.IABT_LOWER if instruction else EC.DABT_LOWER, status)
+    shown = sea.esr & _ABORT_FIELDS & ~_HARDWARE_DEPENDENT
+    assert shown == expected, f"esr {sea.esr:#x}: expected {expected:#x}"
+    check_addresses(vcpu, sea, broken)
+
+
+def check_addresses(vcpu: Vcpu, sea: SeaExit, broken: Broken) -> None:
+    """Flags, and addresses as the flags say: exact where valid, zero where not; no bits that nobody knows."""
+    revision = vcpu.vm.revision
+    assert sea.flags & ~revision.flags_mask == 0, f"unknown flags in {sea.flags:#x}"
+    assert sea.esr & ~revision.esr_mask == 0, f"esr {sea.esr:#x} has bits that KVM should keep to itself"
+    assert sea.gva_valid == sea.far_valid
+    assert sea.gva == (broken.gva if sea.gva_valid else 0)
+    assert sea.gpa == (broken.gpa // PAGE_SIZE * PAGE_SIZE if sea.gpa_valid else 0)
+
+
+def replay(vcpu: Vcpu, sea: SeaExit, way: str) -> None:
+    """Give the abort to the guest: by KVM_SET_VCPU_EVENTS, or by writing its registers."""
+    vcpu.vm.set_global("far_invalid", int(not sea.far_valid))
+    if way == "one-reg":
+        write_abort(
+            vcpu,
+            GuestVA(sea.gva),
+            instruction=sea.is_instruction_abort,
+            iss=0 if sea.far_valid else syndromes.FNV,
+        )
+    elif sea.is_instruction_abort:
+        vcpu.inject_instruction_abort()
+    else:
+        vcpu.inject_data_abort()
