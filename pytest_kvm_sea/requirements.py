@@ -73,7 +73,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     )
 }
 
-_found: WeakKeyDictionary[Host, dict[str, Missing | None]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[Host, dict[str, tuple[Missing, ...]]] = WeakKeyDictionary()
 
 
 def missing(host: Host, names: Iterable[str]) -> list[Missing]:
@@ -102,17 +102,19 @@ def reason(found: Iterable[Missing]) -> str:
     return " | ".join(map(str, found))
 
 
-def _causes(host: Host, name: str) -> list[Missing]:
-    requirement = REQUIREMENTS[name]
-    deeper = [cause for need in requirement.needs for cause in _causes(host, need)]
-    if deeper:
-        return deeper
+def _causes(host: Host, name: str) -> tuple[Missing, ...]:
+    """Why the host lacks what is named: what that needs, or else itself; nothing where it has it."""
     known = _found.setdefault(host, {})
     if name not in known:
-        finding = requirement.probe(host)
-        known[name] = Missing(name, *finding) if finding else None
-    cause = known[name]
-    return [cause] if cause else []
+        requirement = REQUIREMENTS[name]
+        deeper = tuple(cause for need in requirement.needs for cause in _causes(host, need))
+        known[name] = deeper or _probe(host, requirement)
+    return known[name]
+
+
+def _probe(host: Host, requirement: Requirement) -> tuple[Missing, ...]:
+    finding = requirement.probe(host)
+    return (Missing(requirement.name, *finding),) if finding else ()
 
 
 def required(node: pytest.Item) -> tuple[str, ...]:
