@@ -109,8 +109,8 @@ class SimMemory:
     def close(self) -> None:
         """munmap(2). Views that are still around read zeros; the address resolves no more.
 
-        The pages are given back at once: the mapping itself lives as long as any view does, and with reference cycles that
-        is until the garbage collector comes by.
+        The pages are given back at once: the mapping itself lives as long as any view does, and with reference cycles
+        that is until the garbage collector comes by.
         """
         if self._raw is not None:
             self._raw.madvise(mmap.MADV_DONTNEED)
@@ -155,9 +155,7 @@ class Process:
         if size <= 0 or (unit == GIB and self.page_size == 64 << 10):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         size = -(-size // unit) * unit
-        frames = self.physical.allocate(
-            size, huge_page=unit if backing in HUGETLB_SIZES else 0, contiguous=backing is Backing.THP
-        )
+        frames = self._allocate(size, backing)
         try:
             memory = self._map(frames, backing, max(alignment, BLOCK if backing is Backing.THP else unit))
         except BaseException:
@@ -192,6 +190,22 @@ class Process:
             del self._by_frames[id(memory.frames)]
             self.generation += 1
         self.physical.free(memory.frames)
+
+    def _allocate(self, size: int, backing: Backing) -> Frames:
+        return self.physical.allocate(size, huge_page=HUGETLB_SIZES.get(backing, 0), contiguous=backing is Backing.THP)
+
+    def migrate(self, memory: SimMemory) -> None:
+        """Move a mapping to other frames, as compaction and NUMA balancing do behind a process' back (mm/migrate.c).
+
+        The bytes stay where they are for the process. OSError ENOMEM if there are not enough frames.
+        """
+        frames = self._allocate(memory.size, memory.backing)
+        with self._lock:
+            old, memory.frames = memory.frames, frames
+            del self._by_frames[id(old)]
+            self._by_frames[id(frames)] = memory
+            self.generation += 1
+        self.physical.free(old)
 
     def resolve(self, hva: int, size: int = 1) -> tuple[SimMemory, int] | None:
         """The mapping that holds all of [hva, hva+size), and the offset of ``hva`` in it. None: not mapped (EFAULT)."""

@@ -106,6 +106,24 @@ def test_frames_return_when_a_mapping_closes() -> None:
     vmm.map_memory(4 * GIB).close()
 
 
+@pytest.mark.parametrize("backing", [Backing.ANONYMOUS, Backing.THP, Backing.HUGETLB_2M])
+def test_migration_moves_the_frames_and_not_the_bytes(backing: Backing) -> None:
+    vmm = process()
+    memory = vmm.map_memory(2 * MIB, backing)
+    memory.view[77] = 7
+    before, generation = memory.hpa(77), vmm.generation
+    vmm.migrate(memory)
+    after = vmm.hpa_of(memory.address + 77)
+    assert after is not None
+    assert after != before
+    assert vmm.generation == generation + 1
+    assert vmm.hva_of(after) == memory.address + 77
+    assert vmm.hva_of(before) is None
+    assert memory.view[77] == 7
+    memory.close()
+    assert vmm.hva_of(after) is None
+
+
 @pytest.mark.parametrize("alignment", [0, 4096, 1 << 16, 2 * MIB, 1 << 30])
 def test_alignment_is_kept_and_the_memory_is_whole(alignment: int) -> None:
     memory = process().map_memory(1 << 20, alignment=alignment)
