@@ -29,6 +29,7 @@ from pytest_kvm_sea.sim.memory_map import Kind
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.platforms.model import Platform
+    from pytest_kvm_sea.sim.lazy_tree import LazyTree
     from pytest_kvm_sea.sim.physical import PhysicalMemory
 
 DIRECTORY = "/sys/kernel/debug/apei/einj"
@@ -116,7 +117,7 @@ def _hexadecimal(value: int, width: int) -> bytes:
 class Driver:
     """einj.ko of one host."""
 
-    def __init__(self, platform: Platform, physical: PhysicalMemory, firmware: Firmware, tree: Tree) -> None:
+    def __init__(self, platform: Platform, physical: PhysicalMemory, firmware: Firmware, tree: Tree | LazyTree) -> None:
         self.behaviour = behaviour(platform.kernel.release)
         self._einj = platform.firmware.einj
         self._page_size = platform.kernel.page_size

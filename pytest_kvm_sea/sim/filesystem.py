@@ -21,6 +21,7 @@ from pytest_kvm_sea.sim import einj, procfs
 from pytest_kvm_sea.sim.acpi import einj_table
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
 from pytest_kvm_sea.sim.files import DirectoryFile, TextFile, fail
+from pytest_kvm_sea.sim.lazy_tree import LazyTree
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import File
@@ -60,8 +61,13 @@ class Filesystem:
         physical: PhysicalMemory,
         firmware: Firmware,
         tree_root: Callable[[], Path],
+        *,
+        shared: bool = False,
     ) -> None:
-        """``tree_root`` gives the directory on this machine below which debugfs is made; asked when first needed."""
+        """``tree_root`` gives the directory on this machine below which debugfs is made; asked when first needed.
+
+        With ``shared`` others use the same directory at the same time, so everything is read and written there.
+        """
         self._platform = platform
         self._root = platform.process.root
         self._nodes: dict[str, Node] = {}
@@ -71,7 +77,7 @@ class Filesystem:
             table = einj_table(platform.firmware.einj, physical.map.firmware.start)
             files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
         directories = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
-        self.tree = Tree(tree_root, files, directories)
+        self.tree = Tree(tree_root, files, directories) if shared else LazyTree(tree_root, files, directories)
         self._driver = einj.Driver(platform, physical, firmware, self.tree)
         self._register_memory_files(process, physical)
 

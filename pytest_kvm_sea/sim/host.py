@@ -33,7 +33,8 @@ class SimHost:
     name = "sim"
     machine = "aarch64"
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, *, tree: Path | None = None) -> None:
+        """``tree``: a directory for debugfs that is kept, and that other simulated hosts may use at the same time."""
         self.platform = platform
         self.physical = PhysicalMemory(platform.kernel.page_size, platform.memory)
         self.process = Process(self.physical, platform.kernel.page_size, platform.hugepages)
@@ -46,8 +47,11 @@ class SimHost:
             Apei(platform.firmware.sea, self.physical, self.process),
             self._install,
         )
-        self._tree: Path | None = None
-        self._files = Filesystem(platform, self.process, self.physical, self.firmware, self._tree_root)
+        self._given_tree = tree
+        self._own_tree: Path | None = None
+        self._files = Filesystem(
+            platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
+        )
         self._files.register("/dev/kvm", self._open_kvm)
 
     @property
@@ -107,9 +111,9 @@ class SimHost:
         self._descriptors.clear()
         self._machine.vms.clear()
         self.process.close()
-        if self._tree is not None:
-            shutil.rmtree(self._tree)
-            self._tree = None
+        if self._own_tree is not None:
+            shutil.rmtree(self._own_tree)
+            self._own_tree = None
 
     def _install(self, file: File) -> int:
         descriptor = _FIRST_DESCRIPTOR + len(self._descriptors)
@@ -117,9 +121,11 @@ class SimHost:
         return descriptor
 
     def _tree_root(self) -> Path:
-        if self._tree is None:
-            self._tree = Path(tempfile.mkdtemp(prefix="kvm-sea-"))
-        return self._tree
+        if self._given_tree is not None:
+            return self._given_tree
+        if self._own_tree is None:
+            self._own_tree = Path(tempfile.mkdtemp(prefix="kvm-sea-"))
+        return self._own_tree
 
     def _open_kvm(self, flags: int) -> File:  # noqa: ARG002 - any mode serves
         if not self.platform.process.kvm:
