@@ -49,6 +49,12 @@ def test_ids_start_with_the_target_whatever_else_a_test_is_parametrised_over(pyt
     }
 
 
+def test_the_selftests_are_found_from_any_directory(pytester: pytest.Pytester) -> None:
+    found = collected(pytester, "--pyargs", "pytest_kvm_sea.selftests", "--kvm-sea-platform=ampereone")
+    assert {name.partition("[")[0] for name in found} >= {"test_sea_to_user"}
+    assert all("[sim-ampereone-mainline" in name for name in found)
+
+
 def test_a_test_that_uses_no_fixture_of_ours_is_left_alone(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_x(): ...\ndef test_y(kvm_sea_target): ...")
     assert collected(pytester, *TWO) == [
