@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import importlib.util
 
-# No deadline: how long one example takes on a busy machine says nothing about the code.
-settings.register_profile("kvm-sea", deadline=None, print_blob=True)
-settings.load_profile("kvm-sea")
+# pytest loads this file for the selftests as well when they run in a checkout, and they do not need Hypothesis.
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # No deadline: how long one example takes on a busy machine says nothing about the code.
+    settings.register_profile("kvm-sea", deadline=None, print_blob=True)
+    settings.load_profile("kvm-sea")
