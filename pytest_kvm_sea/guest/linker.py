@@ -25,7 +25,9 @@ Function: TypeAlias = Callable[..., Operand | None]
 """``function(g)``, or ``function(g, *values)`` where it is called with arguments."""
 Handler: TypeAlias = Callable[[Guest, ExRegs], None]
 """``handler(g, regs)``."""
-Handlers: TypeAlias = Mapping[Vector | tuple[Vector, int], Handler]
+Handlers: TypeAlias = (
+    Mapping[Vector | tuple[Vector, int], Handler] | Mapping[tuple[Vector, int], Handler] | Mapping[Vector, Handler]
+)
 """Handlers by vector and exception class (ESR_EL1.EC), or by vector alone for all its exceptions."""
 
 _SAVE_AREA = 8 * (len(SAVED) + 2)
