@@ -78,14 +78,22 @@ def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_h
 
 
 @pytest.fixture
-def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Einj:
-    """Inject memory errors. Skips where EINJ or its prerequisites are missing."""
+def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Iterator[Einj]:
+    """Inject memory errors. Skips where EINJ or its prerequisites are missing.
+
+    Afterwards the pages are taken out of service: the kernel does not know that they are poisoned, and would hand them to
+    somebody else.
+    """
     from pytest_kvm_sea import requirements
     from pytest_kvm_sea.providers import probe_host
     from pytest_kvm_sea.ras.einj import Einj
+    from pytest_kvm_sea.ras.retire import retire
 
     requirements.require(probe_host(request.config, kvm_sea_target), EINJ_NEEDS)
-    return Einj(kvm_sea_host)
+    einj = Einj(kvm_sea_host)
+    yield einj
+    for injection in einj.injections:
+        retire(kvm_sea_host, injection.address)
 
 
 @pytest.fixture

@@ -103,6 +103,8 @@ class Einj:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._pagemap = Pagemap(host)
+        self.injections: list[Injection] = []
+        """Every error that was injected: pages that are to be taken out of service (`ras.retire`)."""
 
     # What there is
 
@@ -189,6 +191,7 @@ class Einj:
                 raise
             failures = transaction.restore()
         injection = Injection(hpa, error_type, notrigger, tuple(transaction.writes), tuple(transaction.unrestored))
+        self.injections.append(injection)
         if failures:
             failures[0].injection = injection
             raise failures[0]
