@@ -86,8 +86,6 @@ class Firmware:
         if target is not None and poisons:
             self._physical.poison(target, GRANULE)
         self.injections.append(Injection(request, target, poisons))
-        if not self._einj.notrigger:
-            self.trigger()
         return Status.SUCCESS
 
     def trigger(self) -> None:

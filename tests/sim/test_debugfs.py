@@ -170,8 +170,9 @@ WORKER = """
     root, own = Path(sys.argv[1]), sys.argv[2].encode()
     values = {b"0x00000001\\n", b"0x0000000000000002\\n"}
     tree = Tree(lambda: root, {"/d/counter": Entry(0o600, b"0"), "/d/value": Entry(0o600, min(values))}, {"/d": 0o700})
+    print("ready", flush=True)
     sys.stdin.readline()
-    for _ in range(150):
+    for _ in range(400):
         with tree.locked():
             tree.write("/d/counter", b"%d" % (int(tree.read("/d/counter")) + 1))
             tree.write("/d/value", own.decode("unicode_escape").encode())
@@ -187,11 +188,15 @@ def test_two_processes_write_the_tree_at_once(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path), text],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for text in (r"0x00000001\n", r"0x0000000000000002\n")
     ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("\n")
@@ -200,4 +205,4 @@ def test_two_processes_write_the_tree_at_once(tmp_path: Path) -> None:
         _, errors = worker.communicate(timeout=60)
         assert worker.returncode == 0, errors
     tree = Tree(lambda: tmp_path, {"/d/counter": Entry(0o600, b"0")}, {})
-    assert tree.read("/d/counter") == b"300"
+    assert tree.read("/d/counter") == b"800"

@@ -176,6 +176,13 @@ def test_a_v2_prefix_stays_in_force_even_where_the_type_is_refused(machine: Mach
     assert machine.read("flags") == b"0x00000002\n"
 
 
+@pytest.mark.parametrize(("before", "after"), [("8", b"0x00000000\n"), ("0xa", b"0x00000002\n")])
+def test_the_v2_bit_of_flags_is_the_kernels_own(machine: Machine, before: str, after: bytes) -> None:
+    assert machine.inject(flags=before) == OK
+    assert machine.read("flags") == after
+    assert machine.firmware.injections[-1].request.flags == 2
+
+
 def test_a_v2_prefix_with_a_v1_type_is_accepted_and_fails_late(machine: Machine) -> None:
     assert machine.inject() == OK
     assert machine.write("error_type", "V2_0x10") == OK
@@ -259,8 +266,9 @@ def test_the_trigger_makes_the_kernel_take_the_page_offline(machine: Machine) ->
     assert machine.firmware.injections[-1].offlined
 
 
-def test_without_a_trigger_the_kernel_knows_nothing(machine: Machine) -> None:
-    assert machine.inject(notrigger="1") == OK
+@pytest.mark.parametrize("notrigger", ["1", "2", "0x80000000"])
+def test_without_a_trigger_the_kernel_knows_nothing(machine: Machine, notrigger: str) -> None:
+    assert machine.inject(notrigger=notrigger) == OK
     assert not machine.physical.is_offline(TARGET)
     assert not machine.firmware.injections[-1].triggered
 
