@@ -20,6 +20,7 @@ from pytest_kvm_sea.guest.blocks import Block, Else, If, Loop
 from pytest_kvm_sea.guest.codegen import DATA
 from pytest_kvm_sea.guest.errors import GuestBuildError
 from pytest_kvm_sea.guest.memory import MemoryStatements
+from pytest_kvm_sea.guest.source import file_name
 from pytest_kvm_sea.guest.system import SystemStatements
 from pytest_kvm_sea.guest.talk import TalkStatements
 from pytest_kvm_sea.guest.values import Local, Operand, Value, as_value
@@ -67,11 +68,12 @@ class Guest(MemoryStatements, SystemStatements, TalkStatements):
         self.asm.label(name)
 
     def symbol(self, name: str) -> Value:
-        """The address of a function, a label or a global."""
-        self.begin()
+        """The address of a function, a label or a global; it may come later in the program."""
+        frame = self.begin()
         if name in self.linker.globals:
             offset = self.linker.globals[name]
             return self.code.define(lambda rd: self.asm.adr(rd, DATA, offset))
+        self.linker.want(name, f"{file_name(frame.f_code.co_filename)}:{frame.f_lineno}")
         return self.code.define(lambda rd: self.asm.adr(rd, name))
 
     def load_global(self, name: str) -> Value:
@@ -109,10 +111,12 @@ class Guest(MemoryStatements, SystemStatements, TalkStatements):
 
         A condition that reads something each time is given as a function: ``g.while_(lambda: g.read_u64(a) == 0)``.
         """
+        self._last_if = None
         return Loop(self, condition)
 
     def loop(self, times: Operand | None = None) -> Block:
         """``with g.loop(): …`` for ever, or so many times."""
+        self._last_if = None
         if times is None:
             return Loop(self, 1)
         counter = self.variable(times)

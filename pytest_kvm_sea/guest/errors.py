@@ -12,5 +12,5 @@ class UcallError(Exception):
     """A ucall of the guest is malformed. The text says which field, its value, and what is valid."""
 
 
-class GuestBuildError(Exception):
+class GuestBuildError(ValueError):
     """Guest code in Python that cannot be emitted: wrong format, wrong arguments, a value out of its scope."""

@@ -66,6 +66,7 @@ class Linker:
         self.globals: dict[str, int] = {}
         """Offsets in the data."""
         self._names: set[str] = set()
+        self._wanted: dict[str, str] = {}
         self._units: list[_Unit] = []
         self._functions: dict[Function, tuple[str, int]] = {}
         self._handlers: dict[Handler, str] = {}
@@ -80,6 +81,10 @@ class Linker:
         if name in self._names:
             raise GuestBuildError(f"the name {name!r} is taken: functions, globals and labels have one each")
         self._names.add(name)
+
+    def want(self, name: str, where: str) -> None:
+        """Note that the code at ``where`` needs the address of a function or label."""
+        self._wanted.setdefault(name, where)
 
     def main(self, function: Function, *, is_user: bool = False) -> str:
         """Emit a function that is entered from nowhere and must not end; its symbol."""
@@ -142,6 +147,10 @@ class Linker:
     def image(self, handlers: Handlers) -> Image:
         """Emit the handlers and the vectors, and put all code together; the vectors come first."""
         vectors, places = emit_vectors(self._install(handlers), self.ucall_mmio)
+        for name, where in self._wanted.items():
+            if name not in self._names:
+                known = ", ".join(sorted(self._names))
+                raise GuestBuildError(f"{where}: no symbol {name!r}; this program has: {known}")
         image = Image(Assembler(), list(places), [])
         image.code.include(vectors)
         for unit in self._units:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from functools import cache
 
 import pytest
 from hypothesis import example, given
@@ -23,10 +24,14 @@ C_TYPES["z"] = ctypes.c_size_t
 STRINGS = {0x1000: b"", 0x2000: b"abc", 0x3000: b"a longer string \xc3\xa9"}
 
 
+@cache
+def libc() -> ctypes.CDLL:
+    return ctypes.CDLL(ctypes.util.find_library("c"))
+
+
 def libc_format(fmt: bytes, arguments: list[object]) -> bytes:
-    libc = ctypes.CDLL(ctypes.util.find_library("c"))
     buffer = ctypes.create_string_buffer(8192)
-    length = libc.snprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(fmt), *arguments)
+    length = libc().snprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(fmt), *arguments)
     return buffer.raw[:length]
 
 
