@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from pytest_kvm_sea.arm64.assembler import Assembler
 from pytest_kvm_sea.arm64.operands import SP, X30, Label, Offset, Reg, X
@@ -25,10 +25,16 @@ Function: TypeAlias = Callable[..., Operand | None]
 """``function(g)``, or ``function(g, *values)`` where it is called with arguments."""
 Handler: TypeAlias = Callable[[Guest, ExRegs], None]
 """``handler(g, regs)``."""
-Handlers: TypeAlias = (
-    Mapping[Vector | tuple[Vector, int], Handler] | Mapping[tuple[Vector, int], Handler] | Mapping[Vector, Handler]
-)
-"""Handlers by vector and exception class (ESR_EL1.EC), or by vector alone for all its exceptions."""
+
+
+class Handlers(Protocol):
+    """Handlers by vector and exception class (ESR_EL1.EC), or by vector alone for all its exceptions: a mapping.
+
+    Only what it contains is asked for, so that a dict with keys of any narrower type is one.
+    """
+
+    def items(self) -> Iterable[tuple[Vector | tuple[Vector, int], Handler]]: ...
+
 
 _SAVE_AREA = 8 * (len(SAVED) + 2)
 """What a called function saves: x19 to x28 and x30, and 8 bytes that keep the stack aligned."""

@@ -13,14 +13,15 @@ from pytest_kvm_sea.arm64.operands import Target
 from pytest_kvm_sea.guest.base import STACK_TOP, USER_STACK_TOP
 from pytest_kvm_sea.guest.codegen import DATA
 from pytest_kvm_sea.guest.errors import GuestBuildError
-from pytest_kvm_sea.guest.linker import Function, Handlers, Image, Linker
+from pytest_kvm_sea.guest.linker import Function, Handler, Handlers, Image, Linker
 from pytest_kvm_sea.guest.source import file_name, line_text
+from pytest_kvm_sea.guest.vectors import Vector
 
 PAGE = 4096
 DEFAULT_BASE = GuestVA(0x10000)
 DEFAULT_UCALL_MMIO = GuestVA(0x291000)
 DEFAULT_STACK = 2 * PAGE
-_NO_HANDLERS: Handlers = MappingProxyType({})
+_NO_HANDLERS: Handlers = MappingProxyType[Vector, Handler]({})
 _NO_GLOBALS: Mapping[str, int] = MappingProxyType({})
 
 
