@@ -327,11 +327,19 @@ class FunctionCode:
                 self.asm.str(self._register(first), Offset(X16, offset))
                 index += 1
             self.begin()
-        self.asm.mov(X17, mmio)
-        self.asm.str(X16, X17)
+        self.asm.raw(_tell(mmio))
 
     def _register(self, value: Value | Reg) -> Reg:
         return value if isinstance(value, Reg) else self.evaluate(value)
+
+
+@lru_cache(maxsize=64)
+def _tell(mmio: int) -> bytes:
+    """The end of every ucall: the store that becomes an exit to the VMM."""
+    asm = Assembler()
+    asm.mov(X17, mmio)
+    asm.str(X16, X17)
+    return asm.assemble(0)
 
 
 @lru_cache(maxsize=4096)

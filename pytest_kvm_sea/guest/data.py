@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from pytest_kvm_sea.guest.errors import GuestBuildError
-from pytest_kvm_sea.guest.ucall import ARGS, FORMAT_ARGS, MAX_STRING, STRUCTURE
+from pytest_kvm_sea.guest.ucall import (
+    ARGS,
+    ARGS_OFFSET,
+    FORMAT_ARGS,
+    FORMAT_ARGS_OFFSET,
+    FORMAT_OFFSET,
+    MAX_STRING,
+    STRUCTURE,
+)
 
 Field: TypeAlias = int | str | None
 """A number, a string (the field becomes a pointer to it), or None: the guest fills it in."""
@@ -70,11 +78,26 @@ class DataSection:
         return offset
 
     def _new_ucall(self, cmd: int, args: tuple[Field, ...], fmt: str | None, fmt_args: tuple[Field, ...]) -> int:
-        fields = (*args, *_NO_ARGS[len(args) :], fmt, len(fmt_args), *fmt_args, *_NO_FORMAT_ARGS[len(fmt_args) :])
-        pointers = [8 * index for index, field in enumerate(fields, 1) if isinstance(field, str)]
-        numbers = [self.string(field) if isinstance(field, str) else field or 0 for field in fields]
+        pointers: list[int] = []
+
+        def numbers(fields: tuple[Field, ...], at: int) -> list[int]:
+            result = []
+            for index, field in enumerate(fields):
+                if isinstance(field, str):
+                    pointers.append(at + 8 * index)
+                    result.append(self.string(field))
+                else:
+                    result.append(field or 0)
+            return result
+
+        words = numbers(args, ARGS_OFFSET)
+        words += _NO_ARGS[len(args) :]
+        words += numbers((fmt, len(fmt_args)), FORMAT_OFFSET)
+        words += numbers(fmt_args, FORMAT_ARGS_OFFSET)
+        words += _NO_FORMAT_ARGS[len(fmt_args) :]
+        # Strings that were added above lie before the structure.
         offset = self._aligned()
-        self._data += STRUCTURE.pack(cmd, *numbers)
+        self._data += STRUCTURE.pack(cmd, *words)
         self._pointers += [offset + pointer for pointer in pointers]
         return offset
 
