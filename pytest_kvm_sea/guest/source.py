@@ -56,13 +56,20 @@ def _argument_texts(code: CodeType, instruction: int) -> tuple[str, ...]:
     # Columns count bytes; the end first, because both may be on one line.
     lines[-1] = lines[-1][:end_column]
     lines[0] = lines[0][column:]
+    text = b"".join(lines).decode()
     try:
-        call = ast.parse(b"".join(lines).decode(), mode="eval").body
+        call = ast.parse(text, mode="eval").body
     except SyntaxError:
         return ()
     if not isinstance(call, ast.Call):
         return ()
-    return tuple(_shorten(ast.unparse(argument)) for argument in call.args)
+    return tuple(_shorten(_written(text, argument)) for argument in call.args)
+
+
+def _written(text: str, node: ast.AST) -> str:
+    """A node as it is written; without its line breaks and comments where it has any."""
+    segment = ast.get_source_segment(text, node)
+    return ast.unparse(node) if segment is None or "\n" in segment else segment
 
 
 def _shorten(text: str) -> str:
