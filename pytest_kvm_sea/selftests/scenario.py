@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -120,7 +120,7 @@ def _resume(vcpu: Vcpu, broken: Broken) -> Ucall | VmExit:
     return result
 
 
-def _skip_if_claimed(signal: Sigbus, broken: Broken) -> None:
+def _skip_if_claimed(signal: Sigbus, broken: Broken) -> NoReturn:
     """The host dealt with the abort itself. That is its right, and no failure of KVM's."""
     if signal.code == BUS_MCEERR_AR:
         lost = 1 << max(signal.lsb, 12)
@@ -130,6 +130,7 @@ def _skip_if_claimed(signal: Sigbus, broken: Broken) -> None:
             f"[apei-claims] the host's APEI claimed the abort (SIGBUS, {name(signal.code)}); "
             "use a host whose firmware leaves a guest's SEA to KVM"
         )
+    pytest.fail(f"KVM_RUN was ended by a signal that is no claim: {explain(signal)}", pytrace=False)
 
 
 def _skip_if_no_poison(vm: Vm) -> None:

@@ -147,6 +147,11 @@ class Vcpu:
                         code,
                     )
 
+    def answer_mmio(self, data: bytes) -> None:
+        """What the load that caused the last MmioExit is to find; at most 8 bytes."""
+        for position, byte in enumerate(data):
+            self._run_page.mmio.data[position] = byte
+
     def run_interrupted(self) -> int:
         """KVM_RUN with immediate_exit: what waits is completed, no guest code runs. The errno, EINTR as a rule."""
         self._run_page.immediate_exit = 1
