@@ -220,6 +220,59 @@ def test_a_constant_is_what_it_was(number: int, offset: int) -> None:
     assert printed(guest_code, globals={"number": 1}) == expected
 
 
+@settings(max_examples=40, deadline=None)
+@given(U64, st.integers(0, 63), st.integers(1, 64))
+@example(MASK, 60, 4)
+@example(MASK, 60, 5)
+def test_bit_fields(number: int, lsb: int, width: int) -> None:
+    ones = (1 << width) - 1
+
+    def guest_code(g: Guest) -> None:
+        g.printf("%lx", (g.load_global("number") >> lsb) & ones)
+
+    assert printed(guest_code, globals={"number": number}) == f"{number >> lsb & ones:x}"
+
+
+@pytest.mark.parametrize("leaning", ["left", "right"])
+def test_a_long_chain_is_not_too_deep(leaning: str) -> None:
+    def guest_code(g: Guest) -> None:
+        chain: Operand = g.let(1)
+        for number in range(2, 60):
+            chain = chain * 3 + number if leaning == "left" else number + 3 * chain
+            chain = chain ^ number if number % 2 else number ^ chain
+        g.printf("%lx", chain)
+        g.assert_eq(g.let(5) * 1, g.let(5) * (g.let(1) * (g.let(1) * g.let(1))))
+
+    expected = 1
+    for number in range(2, 60):
+        expected = expected * 3 + number & MASK
+        expected ^= number
+    assert printed(guest_code) == f"{expected:x}"
+
+
+def test_blocks_give_their_registers_back() -> None:
+    """Code that keeps few values at a time needs no stack, however long it is."""
+
+    def guest_code(g: Guest) -> None:
+        one = g.load_global("one")
+        for number in range(20):
+            with g.if_(one):
+                kept = [g.let(number + i) for i in range(4)]
+                g.assert_eq(kept[0] + kept[3], 2 * number + 3)
+
+    def many(g: Guest) -> None:
+        for _ in range(20):
+            g.load_global("one")
+
+    def stack(code: Callable[[Guest], None]) -> bool:
+        program = GuestProgram.build(code, globals={"one": 1})
+        start = program.entry - program.segments[0].gva
+        return any("sp" in line.text for line in disassemble(program.segments[0].data[start:], program.entry))
+
+    assert not stack(guest_code)
+    assert stack(many)
+
+
 # Memory
 
 
