@@ -233,21 +233,29 @@ def test_bit_fields(number: int, lsb: int, width: int) -> None:
     assert printed(guest_code, globals={"number": number}) == f"{number >> lsb & ones:x}"
 
 
-@pytest.mark.parametrize("leaning", ["left", "right"])
-def test_a_long_chain_is_not_too_deep(leaning: str) -> None:
-    def guest_code(g: Guest) -> None:
-        chain: Operand = g.let(1)
-        for number in range(2, 60):
-            chain = chain * 3 + number if leaning == "left" else number + 3 * chain
-            chain = chain ^ number if number % 2 else number ^ chain
-        g.printf("%lx", chain)
-        g.assert_eq(g.let(5) * 1, g.let(5) * (g.let(1) * (g.let(1) * g.let(1))))
+def test_a_formula_may_be_long_on_either_side() -> None:
+    """What needs more scratch registers is computed first."""
 
-    expected = 1
-    for number in range(2, 60):
-        expected = expected * 3 + number & MASK
-        expected ^= number
-    assert printed(guest_code) == f"{expected:x}"
+    def guest_code(g: Guest) -> None:
+        left: Operand = g.let(1)
+        right: Operand = g.let(1)
+        for number in range(2, 40):
+            left = left * 3 - number
+            right = number - 3 * right
+        g.printf("%lx %lx", left, right)
+
+        tree: list[Operand] = [g.let(number) for number in range(64)]
+        one = tree[1]
+        while len(tree) > 1:
+            tree = [a + b for a, b in zip(tree[::2], tree[1::2], strict=True)]
+        g.assert_eq(one + 2015, tree[0])
+        g.assert_eq(tree[0], one + 2015)
+
+    left = right = 1
+    for number in range(2, 40):
+        left = left * 3 - number & MASK
+        right = number - 3 * right & MASK
+    assert printed(guest_code) == f"{left:x} {right:x}"
 
 
 def test_blocks_give_their_registers_back() -> None:
