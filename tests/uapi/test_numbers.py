@@ -4,58 +4,24 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_kvm_sea.uapi import kvm, registers, structures
 from pytest_kvm_sea.uapi.revisions import MAINLINE, REVISIONS, SERIES_V1, Revision
 from pytest_kvm_sea.uapi.structures import KvmRun
 
-REQUESTS = {
-    "KVM_GET_API_VERSION": 0xAE00,
-    "KVM_CREATE_VM": 0xAE01,
-    "KVM_CHECK_EXTENSION": 0xAE03,
-    "KVM_GET_VCPU_MMAP_SIZE": 0xAE04,
-    "KVM_CREATE_VCPU": 0xAE41,
-    "KVM_SET_USER_MEMORY_REGION": 0x4020AE46,
-    "KVM_RUN": 0xAE80,
-    "KVM_GET_VCPU_EVENTS": 0x8040AE9F,
-    "KVM_SET_VCPU_EVENTS": 0x4040AEA0,
-    "KVM_ENABLE_CAP": 0x4068AEA3,
-    "KVM_GET_ONE_REG": 0x4010AEAB,
-    "KVM_SET_ONE_REG": 0x4010AEAC,
-    "KVM_ARM_VCPU_INIT": 0x4020AEAE,
-    "KVM_SET_SIGNAL_MASK": 0x4004AE8B,
-    "KVM_ARM_PREFERRED_TARGET": 0x8020AEAF,
-    "KVM_GET_REG_LIST": 0xC008AEB0,
-}
-STRUCTURE_SIZES = {
-    structures.UserspaceMemoryRegion: 32,
-    structures.EnableCap: 104,
-    structures.VcpuInit: 32,
-    structures.OneReg: 16,
-    structures.VcpuEvents: 64,
-    structures.VcpuEventsV1: 64,
-    structures.KvmRun: 32 + 256,
-}
-REGISTER_IDS = {
-    "x0": 0x6030_0000_0010_0000,
-    "x30": 0x6030_0000_0010_003C,
-    "sp_el0": 0x6030_0000_0010_003E,
-    "pc": 0x6030_0000_0010_0040,
-    "pstate": 0x6030_0000_0010_0042,
-    "sp_el1": 0x6030_0000_0010_0044,
-    "elr_el1": 0x6030_0000_0010_0046,
-    "spsr_el1": 0x6030_0000_0010_0048,
-    "v0": 0x6040_0000_0010_0054,
-    "v31": 0x6040_0000_0010_00D0,
-    "fpsr": 0x6020_0000_0010_00D4,
-    "fpcr": 0x6020_0000_0010_00D5,
-    "mpidr_el1": 0x6030_0000_0013_C005,
-    "sctlr_el1": 0x6030_0000_0013_C080,
-    "esr_el1": 0x6030_0000_0013_C290,
-    "far_el1": 0x6030_0000_0013_C300,
-    "vbar_el1": 0x6030_0000_0013_C600,
+HEADERS = yaml.safe_load((Path(__file__).parents[2] / "fixtures/uapi/linux-7.3.4.yaml").read_text())
+"""Written by a C program that was compiled with the kernel's own headers."""
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "kvm_run": structures.KvmRun,
+    "kvm_vcpu_events": structures.VcpuEvents,
+    "kvm_userspace_memory_region": structures.UserspaceMemoryRegion,
+    "kvm_enable_cap": structures.EnableCap,
+    "kvm_one_reg": structures.OneReg,
+    "kvm_vcpu_init": structures.VcpuInit,
 }
 SEA_OFFSETS = {
     "mainline": {"flags": 32, "esr": 40, "gva": 48, "gpa": 56},
@@ -63,17 +29,54 @@ SEA_OFFSETS = {
 }
 
 
-@pytest.mark.parametrize(("name", "number"), REQUESTS.items())
+@pytest.mark.parametrize(("name", "number"), HEADERS["requests"].items())
 def test_request_numbers(name: str, number: int) -> None:
     assert getattr(kvm, name) == number
 
 
-@pytest.mark.parametrize(("structure", "size"), STRUCTURE_SIZES.items())
-def test_structure_sizes(structure: type[ctypes.Structure], size: int) -> None:
-    assert ctypes.sizeof(structure) == size
+@pytest.mark.parametrize(("name", "number"), HEADERS["constants"].items())
+def test_constants(name: str, number: int) -> None:
+    revision = {
+        "KVM_CAP_ARM_SEA_TO_USER": MAINLINE.cap_sea_to_user,
+        "KVM_EXIT_ARM_SEA": MAINLINE.exit_arm_sea,
+        "KVM_EXIT_ARM_SEA_FLAG_GPA_VALID": MAINLINE.flag_gpa_valid,
+    }
+    if name in revision:
+        assert revision[name] == number
+    elif name.startswith("KVM_EXIT_"):
+        assert kvm.Exit[name.removeprefix("KVM_EXIT_")] == number
+    else:
+        assert getattr(kvm, name) == number
 
 
-@pytest.mark.parametrize(("name", "identifier"), REGISTER_IDS.items())
+def test_every_number_of_ours_was_compared() -> None:
+    named = {name for name, value in vars(kvm).items() if name.startswith("KVM_") and isinstance(value, int)}
+    # KVM_MEM_MAX_NR_PAGES and KVM_USER_MEM_SLOTS are limits of the kernel, not of its headers.
+    assert named - HEADERS["requests"].keys() - HEADERS["constants"].keys() == {
+        "KVM_MEM_MAX_NR_PAGES",
+        "KVM_USER_MEM_SLOTS",
+    }
+
+
+@pytest.mark.parametrize(("name", "size"), HEADERS["sizes"].items())
+def test_structure_sizes(name: str, size: int) -> None:
+    if name == "kvm_regs":
+        assert size == registers.CORE_WORDS * 4
+    else:
+        assert ctypes.sizeof(STRUCTURES[name]) == size
+
+
+@pytest.mark.parametrize(("path", "offset"), HEADERS["offsets"].items())
+def test_offsets(path: str, offset: int) -> None:
+    name, *fields = path.split(".")
+    made = STRUCTURES[name]()
+    place = ctypes.addressof(made)
+    for field in fields[:-1]:
+        made = getattr(made, field)
+    assert ctypes.addressof(made) + getattr(type(made), fields[-1]).offset - place == offset
+
+
+@pytest.mark.parametrize(("name", "identifier"), HEADERS["registers"].items())
 def test_register_ids(name: str, identifier: int) -> None:
     assert registers.register_id(name) == identifier
     assert registers.register_name(identifier) == name
