@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Final
 
@@ -13,12 +13,13 @@ from pytest_kvm_sea.cpu.blocks import Block, block_at, single_instruction
 from pytest_kvm_sea.cpu.bus import PAGE_MASK
 from pytest_kvm_sea.cpu.closures import Function
 from pytest_kvm_sea.cpu.regions import compile_region
+from pytest_kvm_sea.cpu.state import SCTLR_A, SCTLR_EL1
 from pytest_kvm_sea.cpu.system import System
 from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
 
 _SLICE: Final = 8192
 """Instructions between two looks at ``kicked``."""
-_HOT: Final = 100
+HOT: Final = 100
 """Runs of a block after which a region is compiled for it."""
 
 
@@ -33,33 +34,49 @@ class Cpu(System):
         Returns what was taken to EL2, or None when the limit was reached or ``kicked`` is set. PC is the preferred
         return address: the instruction that faulted, or the one after HVC.
         """
+        self.strict_alignment = bool(self.sysregs[SCTLR_EL1] & SCTLR_A)
         for context in self.contexts:
             # Whoever wrote to guest memory meanwhile may have changed code
             context.blocks.clear()
         self.take_pending_serror()
         stop = self.instructions + limit
-        while self.instructions < stop and not self.kicked:
-            try:
-                self._execute(min(stop, self.instructions + _SLICE))
-            except GuestException as exception:
-                if exception.skip:
-                    self.pc += 4
-                    self.instructions += 1
-                self.enter_exception(exception.offset, exception.esr, exception.far)
-            except TrapTaken as taken:
-                if taken.skip:
-                    self.pc += 4
-                    self.instructions += 1
-                return taken.trap
+        trap = None
+        while trap is None and self.instructions < stop and not self.kicked:
+            slice_end = min(stop, self.instructions + _SLICE)
+            trap = self._guard(self._execute, slice_end)
+            if self.instructions < slice_end:
+                # An exception counts, so that a guest whose vectors fault does not run for ever
+                stop -= 1
+        return trap
+
+    def step(self) -> Trap | None:
+        """Execute one instruction, or take the exception that it causes."""
+        return self._guard(self._execute_one, self.instructions + 1)
+
+    def _guard(self, execute: Callable[[int], None], stop: int) -> Trap | None:
+        """Execute, and take what it raises to EL1 or give what is taken to EL2."""
+        try:
+            execute(stop)
+        except GuestException as exception:
+            self._skip(exception.skip)
+            self.enter_exception(exception.offset, exception.esr, exception.far)
+        except TrapTaken as taken:
+            self._skip(taken.skip)
+            return taken.trap
         return None
 
-    def step(self) -> None:
-        """Execute exactly one instruction, for tests and single-stepping; exceptions and traps come out as they are."""
+    def _skip(self, skip: bool) -> None:  # noqa: FBT001
+        """The instruction that raised counts as executed (SVC, HVC)."""
+        if skip:
+            self.pc += 4
+            self.instructions += 1
+
+    def _execute_one(self, stop: int) -> None:
         block = single_instruction(self.pc, self.fetch(self.pc).view)
         for function in block.body:
             function(self, self.x)
         self.pc = block.end(self, self.x, self.pc) if block.end else self.pc + 4
-        self.instructions += 1
+        self.instructions = stop
 
     def _execute(self, stop: int) -> None:
         """Run blocks until this many instructions have been executed since the processor was made.
@@ -96,7 +113,7 @@ class Cpu(System):
                 self.instructions += block.length
                 self.exact = self.strict_alignment
                 block.runs += 1
-                if block.runs >= _HOT:
+                if block.runs >= HOT:
                     self._heat(block)
         except BaseException:
             if body is not None:

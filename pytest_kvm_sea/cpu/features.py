@@ -59,7 +59,7 @@ def id_registers(features: Features) -> Mapping[SysReg, int]:
         # 4 KiB pages only, 16-bit ASIDs
         "id_aa64mmfr0_el1": _PARANGE[bits] | 2 << 4 | _NONE << 24,
         "id_aa64mmfr1_el1": features.pan << 20,
-        "id_aa64mmfr3_el1": features.ease << 0,
+        "id_aa64mmfr3_el1": features.ease << 4,
         # 64-byte lines; no IDC, no DIC
         "ctr_el0": 0x8444_C004,
         "clidr_el1": 0x0A20_0023,

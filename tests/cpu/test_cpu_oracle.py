@@ -110,7 +110,7 @@ def simulate(code: bytes, before: Machine) -> Machine:
     cpu.sp_el0 = before.sp
     cpu.pc = CODE
     for _ in range(len(code) // 4):
-        cpu.step()
+        assert cpu.step() is None
     return Machine(tuple(cpu.x), cpu.sp_el0, cpu.nzcv, cpu.pc, bytes(ram.view[DATA : DATA + DATA_SIZE]))
 
 
