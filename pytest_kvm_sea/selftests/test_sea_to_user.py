@@ -173,6 +173,39 @@ def test_two_vcpus_read_the_same_cell(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj)
         vcpu.expect_done()
 
 
+@pytest.mark.kvm_sea_platforms("series-v1-parity")
+@pytest.mark.kvm_sea_requires(*(need for need in NEEDS if need != "ras"))
+@pytest.mark.parametrize("level", [None, 0, 1, 2, 3])
+def test_parity(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, level: int | None) -> None:
+    """Parity and ECC errors, on an access and on a walk. Only without FEAT_RAS, and mainline keeps those to itself."""
+    vm = kvm_sea_vm(guests.walker(WALK_GVA))
+    (vcpu,) = vm.vcpus
+    add_memory(vm, gva=GuestVA(WALK_GVA // 0x20_0000 * 0x20_0000))
+    vm.enable_sea_to_user()
+    populate(vm, WALK_GVA)
+    gpa = vm.gva_to_gpa(WALK_GVA) if level is None else vm.page_tables.walk(WALK_GVA)[level][1]
+    broken = break_physical(vm, kvm_sea_einj, gpa, WALK_GVA)
+    sea = run_to_sea(vcpu, broken)
+    expected = syndromes.FSC_SEA_PARITY if level is None else syndromes.fsc_parity_walk(level)
+    assert (syndromes.ec(sea.esr), syndromes.fsc(sea.esr)) == (EC.DABT_LOWER, expected)
+    assert sea.gpa_valid is (level is None)
+    check_addresses(vcpu, sea, broken)
+    replay(vcpu, sea, "events")
+    vcpu.expect_done()
+
+
+@pytest.mark.kvm_sea_platforms("no-ras-parity")
+@pytest.mark.kvm_sea_requires("einj-memory-uer", "einj-notrigger", "pagemap-pfn")
+@pytest.mark.parametrize("enable", [False, True], ids=["off", "on"])
+def test_without_ras_mainline_never_exits(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, enable: bool) -> None:
+    """KVM cannot tell the guest's aborts from the host's there: an SError, whatever the VMM asked for."""
+    vm = kvm_sea_vm(guests.reader(GVA))
+    add_memory(vm)
+    if enable:
+        vm.enable_sea_to_user()
+    run_to_done(vm.vcpus[0], break_memory(vm, kvm_sea_einj, GVA))
+
+
 @pytest.mark.kvm_sea_requires("ras", "einj-memory-uer", "einj-notrigger", "pagemap-pfn")
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 def test_capability_off(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, el0: bool) -> None:

@@ -17,22 +17,28 @@ class Deadline:
 
     def __init__(self, when: float, kick: Callable[[], None]) -> None:
         self.when = when
-        self._kick = kick
+        self._kick: Callable[[], None] | None = kick
         self._lock = threading.Lock()
-        self._over = False
         self.expired = False
 
     def expire(self) -> None:
         """Interrupt the run, unless it has ended by itself."""
         with self._lock:
-            if not self._over:
+            if self._kick is not None:
                 self.expired = True
                 self._kick()
 
     def end(self) -> None:
-        """The run is over: after this nobody is interrupted any more."""
+        """The run is over: after this nobody is interrupted any more.
+
+        The deadline stays in the queue until its time; it must not keep the VM alive until then.
+        """
         with self._lock:
-            self._over = True
+            self._kick = None
+
+    @property
+    def over(self) -> bool:
+        return self._kick is None
 
 
 class Watchdog:
@@ -84,7 +90,7 @@ class Watchdog:
         due: list[Deadline] = []
         while self._queue and self._queue[0][0] <= now:
             _, _, deadline = heapq.heappop(self._queue)
-            if not deadline._over:  # noqa: SLF001 - the two classes are one thing
+            if not deadline.over:
                 due.append(deadline)
         for deadline in due:
             heapq.heappush(self._queue, (now + self.REPEAT_SECONDS, next(self._order), deadline))
