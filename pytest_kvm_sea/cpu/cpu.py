@@ -19,7 +19,7 @@ from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
 
 _SLICE: Final = 8192
 """Instructions between two looks at ``kicked``."""
-HOT: Final = 100
+HOT = 100
 """Runs of a block after which a region is compiled for it."""
 
 

@@ -96,7 +96,7 @@ class Machine:
 
     def finish(self) -> None:
         """Run to the HVC at the end of the code."""
-        trap = self.run()
+        trap = self.run(10_000_000)
         assert trap.esr == hvc_esr(0xFF), f"{trap} at {self.cpu.pc:#x}, ESR_EL1 {self['esr_el1']:#x}"
 
     def vector(self) -> int:
