@@ -34,7 +34,8 @@ def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> No
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(block("fixtures.md", "python"))
     outcomes = pytester.runpytest_inprocess("-p", "no:cacheprovider").parseoutcomes()
-    assert set(outcomes) <= {"passed", "skipped"}
+    # A warning is pytest's own, about the plugin that this process has loaded already.
+    assert set(outcomes) <= {"passed", "skipped", "warnings"}
     assert outcomes["passed"] > 2 * len(bundled_names())
 
 
