@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_kvm_sea.cpu.bus import PAGE_MASK, PAGE_SIZE
-from pytest_kvm_sea.cpu.closures import Function, operation
+from pytest_kvm_sea.cpu.closures import Function, operations
 from pytest_kvm_sea.cpu.regions import Region
 
 MAX_INSTRUCTIONS: Final = 64
@@ -42,14 +42,10 @@ _BLOCKS: Final[dict[tuple[int, bytes], list[Block]]] = {}
 
 def _translate(pc: int, view: memoryview, length: int) -> Block:
     start = pc & PAGE_MASK
-    body: list[Function] = []
-    words = view[start : min(start + 4 * length, PAGE_SIZE)].cast("I")
-    for index, word in enumerate(words):
-        found = operation(word, pc + 4 * index)
-        if found.ends_block:
-            return Block(pc, bytes(view[start : start + 4 * index + 4]), tuple(body), found.function)
-        body.append(found.function)
-    return Block(pc, bytes(view[start : start + 4 * len(words)]), tuple(body), None)
+    found = operations(pc, view[start : min(start + 4 * length, PAGE_SIZE)].cast("I"))
+    end = found[-1].function if found[-1].ends_block else None
+    body = tuple(each.function for each in (found if end is None else found[:-1]))
+    return Block(pc, bytes(view[start : start + 4 * len(found)]), body, end)
 
 
 def block_at(pc: int, view: memoryview) -> Block:

@@ -10,7 +10,7 @@ An operation of a block is called as ``f(c, x)`` with the processor and its regi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pytest_kvm_sea.cpu import helpers, semantics
@@ -152,13 +152,16 @@ _LIMIT = 100_000
 _HOLES: Final = tuple(f"k{number}" for number in range(16))
 
 
-def _compile(source: str) -> Function:
-    exec(compile(source, "<instruction>", "exec"), _NAMESPACE)  # noqa: S102 - the source is ours
-    made: Function = _NAMESPACE["make"]
-    return made
+class _Emitted(NamedTuple):
+    """The source of an instruction, without its name, and what it is to be called with."""
+
+    source: str
+    holes: list[int]
+    ends_block: bool
+    uses_pc: bool
 
 
-def _translate(word: int, pc: int) -> tuple[Operation, bool]:
+def _emit(word: int, pc: int) -> _Emitted:
     emitter = ClosureEmitter(pc)
     encoding = decode(word)
     if encoding is None:
@@ -168,27 +171,51 @@ def _translate(word: int, pc: int) -> tuple[Operation, bool]:
     arguments = "c, x, pc" if emitter.ends_block else "c, x"
     holes = ", ".join(_HOLES[: len(emitter.holes)])
     body = "\n  ".join(emitter.lines) or "pass"
-    source = f"def make({holes}):\n def f({arguments}):\n  {body}\n return f\n"
-    factory = _FACTORIES.get(source)
-    if factory is None:
-        factory = _FACTORIES[source] = _compile(source)
-    return Operation(factory(*emitter.holes), emitter.ends_block), emitter.uses_pc
+    source = f"({holes}):\n def f({arguments}):\n  {body}\n return f\n"
+    return _Emitted(source, emitter.holes, emitter.ends_block, emitter.uses_pc)
 
 
-def operation(word: int, pc: int) -> Operation:
-    """The operation of an instruction word at this address. Any word has one: undefined ones raise the exception."""
+def _compile(sources: list[str]) -> None:
+    """Compile shapes that are new; together, since most of the cost is per call of the compiler."""
+    text = "".join(f"def make{number}{source}" for number, source in enumerate(sources))
+    exec(compile(text, "<instructions>", "exec"), _NAMESPACE)  # noqa: S102 - the source is ours
+    for number, source in enumerate(sources):
+        _FACTORIES[source] = _NAMESPACE[f"make{number}"]
+
+
+def _known(word: int, pc: int) -> Operation | None:
     found = _OPERATIONS.get(word)
-    if found is not None:
-        return found
-    key = pc << 32 | word
-    if word in _NEEDS_ADDRESS:
-        found = _OPERATIONS.get(key)
-        if found is not None:
-            return found
-    found, uses_pc = _translate(word, pc)
+    if found is None and word in _NEEDS_ADDRESS:
+        found = _OPERATIONS.get(pc << 32 | word)
+    return found
+
+
+def operations(pc: int, words: Sequence[int]) -> list[Operation]:
+    """The operations of these words, from this address, up to the first that ends a block.
+
+    Any word has one: undefined ones raise the exception.
+    """
+    done: list[Operation | _Emitted] = []
+    for index, word in enumerate(words):
+        found = _known(word, pc + 4 * index) or _emit(word, pc + 4 * index)
+        done.append(found)
+        if found.ends_block:
+            break
+    emitted = [each for each in done if isinstance(each, _Emitted)]
+    new = list(dict.fromkeys(each.source for each in emitted if each.source not in _FACTORIES))
+    if new:
+        _compile(new)
     if len(_OPERATIONS) >= _LIMIT:
         _OPERATIONS.clear()
-    if uses_pc:
+    return [
+        each if isinstance(each, Operation) else _finish(each, words[index], pc + 4 * index)
+        for index, each in enumerate(done)
+    ]
+
+
+def _finish(emitted: _Emitted, word: int, pc: int) -> Operation:
+    made = Operation(_FACTORIES[emitted.source](*emitted.holes), emitted.ends_block)
+    if emitted.uses_pc:
         _NEEDS_ADDRESS.add(word)
-    _OPERATIONS[key if uses_pc else word] = found
-    return found
+    _OPERATIONS[pc << 32 | word if emitted.uses_pc else word] = made
+    return made

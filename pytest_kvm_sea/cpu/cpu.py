@@ -72,7 +72,7 @@ class Cpu(System):
             self.instructions += 1
 
     def _execute_one(self, stop: int) -> None:
-        block = single_instruction(self.pc, self.fetch(self.pc).view)
+        block = single_instruction(self.pc, self.fetch(self.pc)[0])
         for function in block.body:
             function(self, self.x)
         self.pc = block.end(self, self.x, self.pc) if block.end else self.pc + 4
@@ -128,7 +128,7 @@ class Cpu(System):
             # Its last instruction changed the context, or forgot all code
             return
         block.runs = -1 << 62
-        view = self.fetch(block.pc).view
+        view, _ = self.fetch(block.pc)
         offset = block.pc & PAGE_MASK
         if view[offset : offset + len(block.code)] == block.code:
             block.region = compile_region(block.pc, view)
@@ -140,11 +140,11 @@ class Cpu(System):
         target = self.branch_address(pc)
         if target != pc:
             self.pc = pc = target
-        page = self.fetch(pc)
-        if not page.stable:
-            return single_instruction(pc, page.view)
-        block = block_at(pc, page.view)
-        if block.region is not None and not block.region.matches(page.view):
+        view, stable = self.fetch(pc)
+        if not stable:
+            return single_instruction(pc, view)
+        block = block_at(pc, view)
+        if block.region is not None and not block.region.matches(view):
             block = Block(pc, block.code, block.body, block.end)
         self.blocks[pc] = block
         return block

@@ -177,12 +177,17 @@ class Memory(Mmu):
 
     # Instructions
 
-    def fetch(self, pc: int) -> Page:
-        """The page to execute from; a page that is not stable has been checked for this one instruction."""
+    def fetch(self, pc: int) -> tuple[memoryview, bool]:
+        """The page to execute from, and whether it is stable; if it is not, this one instruction has been checked."""
         if pc & 3:
             raise GuestException(syndrome(EC.PC_ALIGNMENT), pc)
+        view = self.context.fetches.get(pc >> 12)
+        if view is not None:
+            return view, True
         page, _ = self._reach(pc, 4, Access.FETCH, 0, self.el)
-        return page
+        if page.stable:
+            self.context.fetches[pc >> 12] = page.view
+        return page.view, page.stable
 
     def branch_address(self, pc: int) -> int:
         """Where a branch goes: a top byte that is ignored does not reach the PC (AArch64.BranchAddr)."""

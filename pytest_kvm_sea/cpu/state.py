@@ -84,14 +84,16 @@ _RESET: Final[dict[SysReg, int]] = {
 class Context:
     """What one translation context (exception level, PAN) has found out: pages by virtual page number, code by PC."""
 
-    __slots__ = ("blocks", "reads", "writes")
+    __slots__ = ("blocks", "fetches", "reads", "writes")
 
     def __init__(self) -> None:
+        self.fetches: dict[int, memoryview] = {}
         self.reads: dict[int, memoryview] = {}
         self.writes: dict[int, memoryview] = {}
         self.blocks: dict[int, Block] = {}
 
     def forget(self) -> None:
+        self.fetches.clear()
         self.reads.clear()
         self.writes.clear()
         self.blocks.clear()

@@ -90,7 +90,7 @@ def test_a_second_processor_finds_the_translations_of_the_first(monkeypatch: pyt
     def refuse(*_: object) -> object:
         raise AssertionError("translated again")
 
-    monkeypatch.setattr(closures, "_translate", refuse)
+    monkeypatch.setattr(closures, "_emit", refuse)
     monkeypatch.setattr(blocks, "_translate", refuse)
     second = Machine(build)
     second.finish()
