@@ -16,13 +16,13 @@ from pytest_kvm_sea.cpu.regions import Region
 MAX_INSTRUCTIONS: Final = 64
 _VARIANTS: Final = 4
 """How many blocks that differ after their first instruction are kept for one address."""
-_LIMIT: Final = 50_000
+_LIMIT: Final = 20_000
 
 
 class Block:
     """Straight code at one address."""
 
-    __slots__ = ("body", "code", "end", "length", "pc", "region", "runs")
+    __slots__ = ("body", "code", "end", "length", "pc", "region", "runs", "tried")
 
     def __init__(self, pc: int, code: bytes, body: tuple[Function, ...], end: Function | None) -> None:
         self.pc = pc
@@ -35,6 +35,8 @@ class Block:
         self.runs = 0
         self.region: Region | None = None
         """The compiled region that starts here, once this block is hot."""
+        self.tried = False
+        """Whether a region was asked for."""
 
 
 _BLOCKS: Final[dict[tuple[int, bytes], list[Block]]] = {}
@@ -48,19 +50,26 @@ def _translate(pc: int, view: memoryview, length: int) -> Block:
     return Block(pc, bytes(view[start : start + 4 * len(found)]), body, end)
 
 
+def existing_block(pc: int, view: memoryview) -> Block | None:
+    """The block at this address with this code, its own and that of its region, if any processor has executed it."""
+    offset = pc & PAGE_MASK
+    for block in _BLOCKS.get((pc, bytes(view[offset : offset + 4])), ()):
+        if view[offset : offset + len(block.code)] == block.code and (
+            block.region is None or block.region.matches(view)
+        ):
+            return block
+    return None
+
+
 def block_at(pc: int, view: memoryview) -> Block:
     """The block at this address, whose page is in ``view``."""
-    offset = pc & PAGE_MASK
-    key = (pc, bytes(view[offset : offset + 4]))
-    variants = _BLOCKS.get(key)
-    if variants is None:
-        if len(_BLOCKS) >= _LIMIT:
-            _BLOCKS.clear()
-        variants = _BLOCKS[key] = []
-    for block in variants:
-        if view[offset : offset + len(block.code)] == block.code:
-            return block
+    block = existing_block(pc, view)
+    if block is not None:
+        return block
+    if len(_BLOCKS) >= _LIMIT:
+        _BLOCKS.clear()
     block = _translate(pc, view, MAX_INSTRUCTIONS)
+    variants = _BLOCKS.setdefault((pc, block.code[:4]), [])
     variants.insert(0, block)
     del variants[_VARIANTS:]
     return block

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import length_hint
 from typing import Final
 
 from pytest_kvm_sea.arm64.esr import EC, syndrome
 from pytest_kvm_sea.cpu import pstate
-from pytest_kvm_sea.cpu.blocks import Block, block_at, single_instruction
+from pytest_kvm_sea.cpu.blocks import Block, block_at, existing_block, single_instruction
 from pytest_kvm_sea.cpu.bus import PAGE_MASK
 from pytest_kvm_sea.cpu.closures import Function
 from pytest_kvm_sea.cpu.regions import compile_region
@@ -21,6 +22,8 @@ _SLICE: Final = 8192
 """Instructions between two looks at ``kicked``."""
 HOT = 100
 """Runs of a block after which a region is compiled for it."""
+_WARM: Final = 8
+"""A block that has run this many times less becomes part of the region."""
 
 
 class Cpu(System):
@@ -113,7 +116,7 @@ class Cpu(System):
                 self.instructions += block.length
                 self.exact = self.strict_alignment
                 block.runs += 1
-                if block.runs >= HOT:
+                if block.runs >= HOT and not block.tried:
                     self._heat(block)
         except BaseException:
             if body is not None:
@@ -127,11 +130,11 @@ class Cpu(System):
         if self.exact or self.blocks.get(block.pc) is not block:
             # Its last instruction changed the context, or forgot all code
             return
-        block.runs = -1 << 62
+        block.tried = True
         view, _ = self.fetch(block.pc)
         offset = block.pc & PAGE_MASK
         if view[offset : offset + len(block.code)] == block.code:
-            block.region = compile_region(block.pc, view)
+            block.region = compile_region(block.pc, view, partial(_is_warm, view=view))
 
     def _find(self, pc: int) -> Block:
         """The block at this address, by way of stage 1 and the bus."""
@@ -143,8 +146,11 @@ class Cpu(System):
         view, stable = self.fetch(pc)
         if not stable:
             return single_instruction(pc, view)
-        block = block_at(pc, view)
-        if block.region is not None and not block.region.matches(view):
-            block = Block(pc, block.code, block.body, block.end)
-        self.blocks[pc] = block
+        block = self.blocks[pc] = block_at(pc, view)
         return block
+
+
+def _is_warm(pc: int, view: memoryview) -> bool:
+    """Whether code at this address belongs into a region of something hot."""
+    block = existing_block(pc, view)
+    return block is not None and (block.tried or block.runs >= HOT // _WARM)

@@ -7,7 +7,7 @@ return then has one successor, and a loop that calls something is still a loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -38,7 +38,7 @@ class Piece:
     code: bytes
 
 
-def discover(entry: Node, view: memoryview) -> dict[Node, Piece]:
+def discover(entry: Node, view: memoryview, warm: Callable[[int], bool]) -> dict[Node, Piece]:
     """What is reachable from a node within its page by direct branches, calls, and returns whose call was seen."""
     pieces: dict[Node, Piece] = {}
     pending = [entry]
@@ -49,7 +49,9 @@ def discover(entry: Node, view: memoryview) -> dict[Node, Piece]:
             continue
         piece = pieces[node] = _scan(node, view)
         size += len(piece.instructions)
-        pending += [each for each in piece.successors if each is not None and each.pc >> 12 == entry.pc >> 12]
+        pending += [
+            each for each in piece.successors if each is not None and each.pc >> 12 == entry.pc >> 12 and warm(each.pc)
+        ]
     return pieces
 
 

@@ -281,8 +281,6 @@ class Memory(Mmu):
         iss = request.iss & (esr.WNR | esr.CM)
         if abort.external:
             iss |= esr.EA
-        if access is not Access.FETCH:
-            iss |= abort.severity << esr.SET_SHIFT & esr.SET_MASK
         walk = esr.fsc_parity_walk if abort.parity else esr.fsc_sea_walk
         if abort.walk_level is not None:
             on_stage1 = esr.S1PTW if level is not None else 0
@@ -291,6 +289,8 @@ class Memory(Mmu):
             iss |= walk(level)
         else:
             iss |= esr.FSC_SEA_PARITY if abort.parity else esr.FSC_SEA
+            if access is not Access.FETCH and not abort.parity:
+                iss |= abort.severity << esr.SET_SHIFT & esr.SET_MASK
             if not self.features.sea_far:
                 iss |= esr.FNV
                 va = GARBAGE_FAR

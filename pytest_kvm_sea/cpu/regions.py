@@ -57,9 +57,13 @@ class Loop:
     narrow_after: frozenset[int] | None = None
 
 
-def compile_region(pc: int, view: memoryview) -> Region | None:
-    """The region that starts here; None if there is nothing in it worth the call."""
-    pieces = discover(Node(pc, None), view)
+def compile_region(pc: int, view: memoryview, warm: Callable[[int], bool]) -> Region | None:
+    """The region that starts here; None if there is nothing in it worth the call.
+
+    ``warm`` tells which addresses are executed often enough to be in it: the rest is left to the dispatcher, since
+    compiling costs as much as some hundred executions.
+    """
+    pieces = discover(Node(pc, None), view, warm)
     entry = pieces.get(Node(pc, None))
     if entry is None or not entry.instructions:
         return None

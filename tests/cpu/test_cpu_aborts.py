@@ -81,7 +81,7 @@ _EXTERNAL = [
     (ExternalAbort(external=True), EA | 0x10),
     (ExternalAbort(severity=2), 2 << 11 | 0x10),
     (ExternalAbort(severity=3, external=True), 3 << 11 | EA | 0x10),
-    (ExternalAbort(parity=True), 0x18),
+    (ExternalAbort(parity=True, severity=3), 0x18),
 ]
 
 
@@ -145,7 +145,7 @@ _BY_ACCESS = pytest.mark.parametrize(("build", "kind"), [case[1:] for case in _A
 @pytest.mark.parametrize("parity", [False, True])
 def test_external_abort_on_a_stage_1_walk(build: _Build, kind: int, level: int, *, parity: bool) -> None:
     machine = _walking(build)
-    machine.ram.poison[machine.entry(_VA, level)] = ExternalAbort(parity=parity)
+    machine.ram.poison[machine.entry(_VA, level)] = ExternalAbort(parity=parity, severity=3)
     trap = machine.run()
     assert hex(trap.esr) == hex(kind | IL | (0x1C if parity else 0x14) + level)
     assert (trap.far, trap.ipa) == (_VA + 8, None)
