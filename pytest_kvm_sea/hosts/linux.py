@@ -27,7 +27,7 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _MAP_HUGETLB = 0x40000
 _HUGE_SHIFT = 26
 _HUGETLB = {Backing.HUGETLB_2M: 21, Backing.HUGETLB_1G: 30}
-_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _ADVICE = {Backing.ANONYMOUS: 15, Backing.THP: 14}
 """MADV_NOHUGEPAGE and MADV_HUGEPAGE."""
 
@@ -70,7 +70,8 @@ class LinuxMemory:
     def __init__(self, size: int, backing: Backing, alignment: int) -> None:
         shift = _HUGETLB.get(backing)
         unit = mmap.PAGESIZE if shift is None else 1 << shift
-        flags = _ANONYMOUS if shift is None else _ANONYMOUS | _MAP_HUGETLB | shift << _HUGE_SHIFT
+        # Huge pages are reserved, so that mmap fails where there are none, and not the first access by SIGBUS.
+        flags = _ANONYMOUS | (_MAP_NORESERVE if shift is None else _MAP_HUGETLB | shift << _HUGE_SHIFT)
         self._size = -(-size // unit) * unit
         slack = 0 if shift is not None else max(0, alignment - unit)
         self._mapping: mmap.mmap | None = mmap.mmap(-1, self._size + slack, flags=flags)
