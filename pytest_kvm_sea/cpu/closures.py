@@ -147,6 +147,8 @@ _OPERATIONS: Final[dict[int, Operation]] = {}
 _NEEDS_ADDRESS: Final[set[int]] = set()
 """Words whose operation depends on their address."""
 _LIMIT = 100_000
+SOURCE_NAME: Final = "<instructions>"
+"""The file that tracebacks name for operations."""
 
 
 _HOLES: Final = tuple(f"k{number}" for number in range(16))
@@ -178,9 +180,9 @@ def _emit(word: int, pc: int) -> _Emitted:
 def _compile(sources: list[str]) -> None:
     """Compile shapes that are new; together, since most of the cost is per call of the compiler."""
     text = "".join(f"def make{number}{source}" for number, source in enumerate(sources))
-    exec(compile(text, "<instructions>", "exec"), _NAMESPACE)  # noqa: S102 - the source is ours
-    for number, source in enumerate(sources):
-        _FACTORIES[source] = _NAMESPACE[f"make{number}"]
+    made: dict[str, Function] = {}
+    exec(compile(text, SOURCE_NAME, "exec"), _NAMESPACE, made)  # noqa: S102 - the source is ours
+    _FACTORIES.update(zip(sources, made.values(), strict=True))
 
 
 def _known(word: int, pc: int) -> Operation | None:

@@ -12,7 +12,7 @@ from pytest_kvm_sea.arm64.esr import EC, syndrome
 from pytest_kvm_sea.cpu import pstate
 from pytest_kvm_sea.cpu.blocks import Block, block_at, existing_block, single_instruction
 from pytest_kvm_sea.cpu.bus import PAGE_MASK
-from pytest_kvm_sea.cpu.closures import Function
+from pytest_kvm_sea.cpu.closures import SOURCE_NAME, Function
 from pytest_kvm_sea.cpu.regions import compile_region
 from pytest_kvm_sea.cpu.state import SCTLR_A, SCTLR_EL1
 from pytest_kvm_sea.cpu.system import System
@@ -98,6 +98,7 @@ class Cpu(System):
                     block = self._find(pc)
                     pc = block.pc
                 if block.region is not None and not self.exact:
+                    body = None
                     left = stop - self.instructions
                     left -= block.region.function(self, x, self.reads, self.writes, left)
                     self.instructions += left
@@ -118,9 +119,11 @@ class Cpu(System):
                 block.runs += 1
                 if block.runs >= HOT and not block.tried:
                     self._heat(block)
-        except BaseException:
+        except BaseException as error:
             if body is not None:
-                ahead = max(length - length_hint(body) - 1, 0)
+                ahead = length - length_hint(body)
+                if _raised_by_operation(error):
+                    ahead -= 1
             self.pc += 4 * ahead
             self.instructions += ahead
             raise
@@ -154,3 +157,9 @@ def _is_warm(pc: int, view: memoryview) -> bool:
     """Whether code at this address belongs into a region of something hot."""
     block = existing_block(pc, view)
     return block is not None and (block.tried or block.runs >= HOT // _WARM)
+
+
+def _raised_by_operation(error: BaseException) -> bool:
+    """Whether the operation raised this. Otherwise a signal handler did, after the operation had come to its end."""
+    called = error.__traceback__.tb_next if error.__traceback__ else None
+    return called is not None and called.tb_frame.f_code.co_filename == SOURCE_NAME

@@ -234,6 +234,7 @@ class _Builder:
         emitter.know.narrow -= frozenset().union(*(usage.widened for usage in usages))
         emitter.know.sp_aligned &= not any(_SP in usage.written for usage in usages)
         loop = Loop(header, body, self._follow(header, body))
+        emitter.pc = header.pc
         emitter.line("while budget > 0:")
         self.open.append(loop)
         with self._indented():

@@ -254,6 +254,14 @@ def _counter(c: System, _register: SysReg) -> int:
     return c.instructions & _M64
 
 
+def _no_floating_point(c: System, _register: SysReg) -> int:
+    return c.fp_simd(0)
+
+
+def _no_floating_point_write(c: System, _register: SysReg, _value: int) -> None:
+    c.fp_simd(0)
+
+
 def _always(_c: System) -> bool:
     return True
 
@@ -335,6 +343,7 @@ def _table() -> dict[SysReg, _Register]:
         "errselr_el1": zero._replace(feature="ras"),
         "oslar_el1": _Register(None, _ignore),
         "oslsr_el1": _Register(_stored, None),
+        **dict.fromkeys(("fpcr", "fpsr"), _Register(_no_floating_point, _no_floating_point_write, _always)),
         "tpidr_el0": plain._replace(el0=_always),
         "tpidrro_el0": plain._replace(el0=_always, el0_read_only=True),
         "ctr_el0": identification._replace(el0=_sctlr_allows(SCTLR_UCT)),

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from pytest_kvm_sea.arm64.assembler import W4, X0, X1, XZR, Assembler, Cond
+from pytest_kvm_sea.arm64.assembler import W4, X0, X1, X2, X3, X4, XZR, Assembler, Cond, Post, Pre
 from pytest_kvm_sea.arm64.encodings import ENCODINGS
 from pytest_kvm_sea.cpu import blocks, closures
 from pytest_kvm_sea.cpu import cpu as cpu_module
@@ -166,6 +167,87 @@ def test_a_kick_from_another_thread_ends_the_run() -> None:
     machine.cpu.kicked = False
     machine.cpu.run(1000)
     assert machine.cpu.instructions > count
+
+
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+def test_an_exception_from_a_signal_handler_leaves_a_state_that_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it hits, in closures or in a region: the program ends as if nothing had happened."""
+    turns = 30_000
+
+    def build(asm: Assembler) -> None:
+        asm.mov(X1, DATA)
+        asm.mov(X2, turns)
+        asm.label("loop")
+        asm.add(X0, X0, 3)
+        asm.str(X0, Post(X1, 8))
+        asm.ldr(X3, Pre(X1, -8))
+        asm.add(X4, X4, X3)
+        asm.subs(X2, X2, 1)
+        asm.b_cond(Cond.NE, "loop")
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    for hot in (100, 1 << 60):
+        monkeypatch.setattr(cpu_module, "HOT", hot)
+        machine = Machine(build)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        interrupts = 0
+        try:
+            while True:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                    trap = machine.cpu.run(1 << 40)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    break
+                except Interrupted:
+                    interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert trap is not None
+        assert trap.esr & 0xFFFF == 0xFF
+        assert interrupts
+        x = machine.cpu.x
+        assert (x[0], x[1], x[3]) == (3 * turns, DATA, 3 * turns)
+        assert x[4] == 3 * turns * (turns + 1) // 2
+
+
+def test_processors_in_several_threads_do_not_disturb_each_other() -> None:
+    """They share every translation."""
+    failures: list[int] = []
+
+    def work(number: int) -> None:
+        rng = random.Random(number)
+        for _ in range(10):
+            shift, count = rng.randrange(1, 60), rng.randrange(100, 400)
+
+            def build(asm: Assembler, shift: int = shift, count: int = count) -> None:
+                asm.mov(X1, count)
+                asm.label("loop")
+                asm.add(X0, X0, shift)
+                asm.ror(X0, X0, shift)
+                asm.subs(X1, X1, 1)
+                asm.b_cond(Cond.NE, "loop")
+
+            machine = Machine(build)
+            machine.finish()
+            value = 0
+            for _ in range(count):
+                value = value + shift & (1 << 64) - 1
+                value = (value >> shift | value << 64 - shift) & (1 << 64) - 1
+            if machine.cpu.x[0] != value:
+                failures.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
 
 
 def test_step_executes_one_instruction() -> None:

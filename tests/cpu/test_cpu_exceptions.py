@@ -92,11 +92,12 @@ def test_instructions_that_generate_exceptions(build: _Build, esr: int, offset: 
     ("fpen", "mode", "esr"), [(0, 1, 7), (0, 0, 7), (1, 0, 7), (1, 1, 0), (2, 1, 7), (3, 1, 0), (3, 0, 0)]
 )
 def test_floating_point_is_trapped_or_undefined(fpen: int, mode: int, esr: int) -> None:
-    machine = Machine(lambda asm: asm.word(0x1E604000))
-    machine["cpacr_el1"] = fpen << 20
-    machine.cpu.pstate = EL1H if mode else EL0T
-    machine.vector()
-    assert machine["esr_el1"] >> 26 == esr
+    for build in (lambda a: a.word(0x1E604000), lambda a: a.mrs(X0, "fpcr"), lambda a: a.msr("fpsr", X0)):
+        machine = Machine(build)
+        machine["cpacr_el1"] = fpen << 20
+        machine.cpu.pstate = EL1H if mode else EL0T
+        machine.vector()
+        assert machine["esr_el1"] >> 26 == esr
 
 
 _TO_EL2: list[tuple[str, _Build, Trap, int]] = [
