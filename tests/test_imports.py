@@ -25,6 +25,7 @@ ORDER = (
     "command_line",
     "requirements",
     "probes",
+    "agreement",
     "selftests",
     "expectations",
     "vmm",

@@ -66,7 +66,11 @@ class Vcpu:
 
     def get_reg(self, name: str) -> int:
         """KVM_GET_ONE_REG of a 64-bit register: ``x0``, ``pc``, ``pstate``, ``sp_el1``, ``esr_el1`` …"""
-        self._one_reg.id = register_id(name)
+        return self.get_reg_by_id(register_id(name))
+
+    def get_reg_by_id(self, identifier: int) -> int:
+        """KVM_GET_ONE_REG of a 64-bit register by KVM's own number."""
+        self._one_reg.id = identifier
         self._file.ioctl(kvm.KVM_GET_ONE_REG, self._one_reg)
         return self._value.value
 
