@@ -44,6 +44,7 @@ ORDER = (
 """Each may import itself and what comes after it."""
 
 FORBIDDEN = {
+    "agreement": {"sim"},
     "selftests": {"sim"},
     "vmm": {"sim"},
     "ras": {"sim"},
@@ -60,7 +61,7 @@ FOR_TYPES = {("selftests", "fixtures")}
 PYTEST_SIDE = ORDER[: ORDER.index("expectations") + 1]
 """What is part of the plugin; all below is a library that knows nothing of pytest."""
 
-THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms"}, "capstone": {"arm64"}}
+THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement"}, "capstone": {"arm64"}}
 """Run-time dependencies, and who may use them."""
 
 HEAVY = {"yaml", "capstone", "ctypes", "difflib", "xdist"}
