@@ -115,6 +115,11 @@ class Host(Protocol):
         """As uname -r."""
         ...
 
+    @property
+    def node(self) -> str:
+        """As uname -n: the name by which users know the machine."""
+        ...
+
     def open(self, path: str, flags: int, /) -> File:
         """open(2) with O_RDONLY, O_WRONLY or O_RDWR; files are never created."""
         ...
@@ -131,6 +136,21 @@ class Host(Protocol):
 
     def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
         """mmap(2) of private anonymous memory, reserved but not touched. ENOMEM where huge pages are missing."""
+        ...
+
+    def clean_cache(self, address: HostVA, size: int, /) -> None:
+        """Write every cache line of [address, address + size) back to memory and drop it, where the host has caches.
+
+        The memory must have been touched. OSError where that is not possible.
+        """
+        ...
+
+    def poison_page(self, address: HostVA, /) -> None:
+        """madvise(2) MADV_HWPOISON: the kernel deals with the page as if its memory had failed; not the memory itself.
+
+        The SIGBUS that the kernel sends the caller for it is taken. OSError: EPERM without CAP_SYS_ADMIN, EINVAL
+        where the kernel has no CONFIG_MEMORY_FAILURE, EHWPOISON where the page is offline already.
+        """
         ...
 
     def capture_sigbus(self) -> AbstractContextManager[Callable[[], list[Sigbus]]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.hosts.contract import Argument, Backing, File, Memory, Sigbus
-from pytest_kvm_sea.hosts.signals import KICK, captured_sigbus, run_mask
+from pytest_kvm_sea.hosts.signals import KICK, captured_sigbus, poison_page, run_mask
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.uapi.revisions import Revision
@@ -134,6 +134,10 @@ class LinuxHost:
     def release(self) -> str:
         return platform.release()
 
+    @property
+    def node(self) -> str:
+        return platform.node()
+
     def open(self, path: str, flags: int, /) -> File:
         return LinuxFile(os.open(path, flags | os.O_CLOEXEC))
 
@@ -150,6 +154,15 @@ class LinuxHost:
 
     def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
         return LinuxMemory(size, backing, alignment)
+
+    def clean_cache(self, address: HostVA, size: int, /) -> None:
+        if self.machine == "aarch64":
+            from pytest_kvm_sea.hosts.cache import clean_and_invalidate  # noqa: PLC0415 - brings an assembler
+
+            clean_and_invalidate(address, size)
+
+    def poison_page(self, address: HostVA, /) -> None:
+        poison_page(address)
 
     def capture_sigbus(self) -> contextlib.AbstractContextManager[Callable[[], list[Sigbus]]]:
         return captured_sigbus()

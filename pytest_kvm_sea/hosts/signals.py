@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ SIGNALS = frozenset({signal.SIGBUS, KICK})
 _SIGSET_BYTES = 128
 _SIGINFO_BYTES = 128
 _KERNEL_SIGNALS = 64
+_SIGACTION_BYTES = 256
+"""More than struct sigaction has on any Linux: it is only kept, and given back."""
+_MADV_HWPOISON = 100
 
 
 class _Siginfo(ctypes.Structure):
@@ -97,3 +101,31 @@ def _next_signal() -> _Siginfo | None:
     if number not in {errno.EAGAIN, errno.EINTR}:
         raise OSError(number, os.strerror(number))
     return None
+
+
+def poison_page(address: int) -> None:
+    """madvise(2) MADV_HWPOISON on the page at ``address``; see `Host.poison_page`.
+
+    The kernel answers the caller with a SIGBUS that kills where it is blocked, ignored or not handled
+    (mm/memory-failure.c kill_proc: force_sig). So it is handled for that moment, by whatever other threads are at: the
+    handler has to be a C function without effects, because Python's are run by the main thread only.
+    """
+    libc = _libc()
+    before = (ctypes.c_uint8 * _SIGACTION_BYTES)()
+    libc.sigaction(signal.SIGBUS, None, before)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGBUS, ctypes.cast(libc.abs, ctypes.c_void_p))
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGBUS})
+    try:
+        failed = _madvise(address // mmap.PAGESIZE * mmap.PAGESIZE, mmap.PAGESIZE, _MADV_HWPOISON)
+        number = ctypes.get_errno()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        libc.sigaction(signal.SIGBUS, before, None)
+    if failed:
+        raise OSError(number, os.strerror(number), f"madvise MADV_HWPOISON of {address:#x}")
+
+
+def _madvise(address: int, size: int, advice: int) -> int:
+    return int(_libc().madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), advice))

@@ -8,12 +8,15 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
 from pytest_kvm_sea.sim.apei import Apei
+from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.uapi.revisions import Revision
 
 _FIRST_DESCRIPTOR = 3
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class SimHost:
@@ -53,6 +57,8 @@ class SimHost:
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
         self._files.register("/dev/kvm", self._open_kvm)
+        boot_id = f"{uuid.uuid4()}\n".encode()
+        self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, lambda: boot_id), mode=0o444)
 
     @property
     def label(self) -> str:
@@ -69,6 +75,10 @@ class SimHost:
     @property
     def release(self) -> str:
         return self.platform.kernel.release
+
+    @property
+    def node(self) -> str:
+        return self.platform.name
 
     def open(self, path: str, flags: int, /) -> File:
         return self._files.open(path, flags)
@@ -87,6 +97,17 @@ class SimHost:
 
     def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
         return self.process.map_memory(size, backing=backing, alignment=alignment)
+
+    def clean_cache(self, address: HostVA, size: int, /) -> None:
+        """There are no caches: what is written is in memory."""
+
+    def poison_page(self, address: HostVA, /) -> None:
+        if not self.platform.process.root:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        hpa = self.process.hpa_of(address)
+        if hpa is None:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        self.physical.offline(hpa)
 
     @contextlib.contextmanager
     def capture_sigbus(self) -> Iterator[Callable[[], list[Sigbus]]]:
