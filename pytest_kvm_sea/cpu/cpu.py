@@ -75,6 +75,7 @@ class Cpu(System):
             self.instructions += 1
 
     def _execute_one(self, stop: int) -> None:
+        self._check_il()
         block = single_instruction(self.pc, self.fetch(self.pc)[0])
         for function in block.body:
             function(self, self.x)
@@ -139,10 +140,13 @@ class Cpu(System):
         if view[offset : offset + len(block.code)] == block.code:
             block.region = compile_region(block.pc, view, partial(_is_warm, view=view))
 
-    def _find(self, pc: int) -> Block:
-        """The block at this address, by way of stage 1 and the bus."""
+    def _check_il(self) -> None:
         if self.pstate_bits & pstate.IL:
             raise GuestException(syndrome(EC.ILLEGAL_STATE))
+
+    def _find(self, pc: int) -> Block:
+        """The block at this address, by way of stage 1 and the bus."""
+        self._check_il()
         target = self.branch_address(pc)
         if target != pc:
             self.pc = pc = target

@@ -155,11 +155,15 @@ class Memory(Mmu):
 
     def zero_block(self, va: int) -> None:
         """DC ZVA: a store of zeros to the whole block that the address is in."""
-        va &= _M64 & ~(BLOCK_SIZE - 1)
+        va &= _M64
         view = self.writes.get(va >> 12)
         if view is None:
-            view = self._open(va, BLOCK_SIZE, Access.WRITE, 0)
-        offset = va & PAGE_MASK
+            # FAR is the address given, not that of the block
+            page = self._reach(va, BLOCK_SIZE, Access.WRITE, 0, self.el, aligned=True)
+            view = page.view
+            if page.stable:
+                self.writes[va >> 12] = view
+        offset = va & PAGE_MASK & -BLOCK_SIZE
         view[offset : offset + BLOCK_SIZE] = bytes(BLOCK_SIZE)
 
     def maintain(self, va: int, access: Access = Access.READ) -> None:
@@ -184,7 +188,7 @@ class Memory(Mmu):
         view = self.context.fetches.get(pc >> 12)
         if view is not None:
             return view, True
-        page, _ = self._reach(pc, 4, Access.FETCH, 0, self.el)
+        page = self._reach(pc, 4, Access.FETCH, 0, self.el)
         if page.stable:
             self.context.fetches[pc >> 12] = page.view
         return page.view, page.stable
@@ -223,24 +227,28 @@ class Memory(Mmu):
             data = data[length:]
 
     def _for_update(self, va: int, size: int) -> tuple[memoryview, int]:
-        """The page of an atomic: it must be readable too, which every writable page of stage 1 is."""
-        self.require_aligned(va, size, write=True)
+        """The page of an atomic, which reads first: WnR says whether a read would have been possible."""
+        self.require_aligned(va, size, write=False)
         va &= _M64
         view = self.writes.get(va >> 12)
         if view is None:
+            self._open(va, size, Access.READ, 0)
             view = self._open(va, size, Access.WRITE, 0)
         return view, va & PAGE_MASK
 
     def _open(self, va: int, size: int, access: Access, iss: int, el: int | None = None) -> memoryview:
         """The page of an access within one page; a stable page is remembered for the current context."""
         own = el is None or el == self.el
-        page, _ = self._reach(va, size, access, iss, self.el if el is None else el)
+        page = self._reach(va, size, access, iss, self.el if el is None else el)
         if page.stable and own:
             (self.writes if access is Access.WRITE else self.reads)[va >> 12] = page.view
         return page.view
 
-    def _reach(self, va: int, size: int, access: Access, iss: int, el: int) -> tuple[Page, int]:
-        """Translate, ask the bus, and turn whatever goes wrong into an exception."""
+    def _reach(self, va: int, size: int, access: Access, iss: int, el: int, *, aligned: bool = False) -> Page:
+        """Translate, ask the bus, and turn whatever goes wrong into an exception.
+
+        ``aligned``: the access is to the aligned block of this size that the address is in.
+        """
         if access is Access.WRITE:
             iss |= esr.WNR
         try:
@@ -252,12 +260,12 @@ class Memory(Mmu):
         try:
             page = self.bus.page(ipa, access)
             if not page.stable:
-                self.bus.check(ipa, size, access)
+                self.bus.check(ipa & -size if aligned else ipa, size, access)
         except Stage2Fault as fault:
             raise TrapTaken(Trap(_abort_el2(access) | iss | fault.fsc, va, ipa)) from None
         except ExternalAbort as abort:
             raise self._external(abort, None, _Request(va, access, iss), ipa) from None
-        return page, ipa
+        return page
 
     # Syndromes
 

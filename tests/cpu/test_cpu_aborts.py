@@ -46,7 +46,7 @@ _STAGE2: list[tuple[str, _Build, int]] = [
     ("stp", lambda a: a.stp(X1, X2, X0), WNR),
     ("ldxr", lambda a: a.ldxr(X1, X0), 0),
     ("stxr", lambda a: a.stxr(W2, X1, X0), WNR),
-    ("ldadd", lambda a: a.atomic("ldadd", X1, X2, X0), WNR),
+    ("ldadd", lambda a: a.atomic("ldadd", X1, X2, X0), 0),
     ("dc civac", lambda a: a.system("dc civac", X0), CM | WNR),
     ("dc zva", lambda a: a.system("dc zva", X0), WNR),
 ]
@@ -62,7 +62,7 @@ def test_stage_2_faults_say_what_the_access_was(build: _Build, iss: int, mode: i
     registers = list(machine.cpu.x)
     trap = machine.run()
     assert hex(trap.esr) == hex(DABT | IL | iss | 0x07)
-    assert (trap.far & -64, trap.ipa) == (OUTSIDE & -64, trap.far)
+    assert (trap.far, trap.ipa) == (OUTSIDE, OUTSIDE)
     assert (machine.cpu.pc, machine.cpu.x, machine.cpu.instructions) == (CODE, registers, 0)
     assert machine.cpu.pstate == mode
 
@@ -221,6 +221,28 @@ def test_crossing_reads_and_writes_every_byte(build: _Build, size: int) -> None:
     assert bytes(machine.ram.view[start : start + size]) == both[:size]
 
 
+@pytest.mark.parametrize("poisoned", [0, 63])
+def test_zeroing_a_block_meets_the_poison_in_it(poisoned: int) -> None:
+    machine = Machine(lambda a: a.system("dc zva", X0))
+    machine.fill(DATA, b"x" * 256)
+    machine.cpu.x[0] = DATA + 64 + 0x28
+    machine.ram.poison[DATA + 64 + poisoned] = ExternalAbort()
+    trap = machine.run()
+    assert (trap.esr, trap.far) == (DABT | IL | WNR | 0x10, DATA + 64 + 0x28)
+    machine.ram.poison = {DATA + 63: ExternalAbort(), DATA + 128: ExternalAbort()}
+    machine.finish()
+    assert bytes(machine.ram.view[DATA : DATA + 192]) == b"x" * 64 + bytes(64) + b"x" * 64
+
+
+def test_an_atomic_on_a_page_that_can_only_be_read_reports_a_write() -> None:
+    machine = Machine(lambda a: a.atomic("swp", X1, X2, X0))
+    machine.enable_mmu()
+    machine.map(_VA, DATA, 1 << 7)
+    machine.cpu.x[0] = _VA
+    assert machine.vector() == 0x200
+    assert machine["esr_el1"] == 0x25 << 26 | IL | WNR | 0x0F
+
+
 def test_poison_beside_the_access_does_not_matter() -> None:
     machine = Machine(several(lambda a: a.ldr(X1, X0), lambda a: a.ldr(X2, Offset(X0, 16))))
     machine.ram.poison[DATA + 8] = machine.ram.poison[DATA + 15] = ExternalAbort()
@@ -261,7 +283,7 @@ _ALIGNED: list[tuple[str, _Build, int]] = [
     ("ldar", lambda a: a.ldar(W1, X0), 0),
     ("stlr", lambda a: a.stlr(X1, X0), WNR),
     ("stxr", lambda a: a.stxr(W2, X1, X0), WNR),
-    ("ldadd", lambda a: a.atomic("ldadd", W1, W2, X0), WNR),
+    ("ldadd", lambda a: a.atomic("ldadd", W1, W2, X0), 0),
 ]
 
 
