@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import pytest
 
 from pytest_kvm_sea import requirements
 from pytest_kvm_sea.command_line import HOST, PLATFORM, TARGET
+from pytest_kvm_sea.platforms.model import Platform
 from pytest_kvm_sea.targets import Target, targets
 
 REQUIRES = "kvm_sea_requires"
 PLATFORMS = "kvm_sea_platforms"
+DISTINCT = "kvm_sea_distinct"
 MISUSE: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
@@ -25,7 +28,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def refuse_marks(metafunc: pytest.Metafunc) -> None:
     """A mark of ours on a test that uses no fixture of ours does nothing, and whoever wrote it thinks it does."""
     for mark in metafunc.definition.own_markers:
-        if mark.name in (REQUIRES, PLATFORMS):
+        if mark.name in (REQUIRES, PLATFORMS, DISTINCT):
             _misuse(metafunc, mark.name, f"the test does not use the fixture {TARGET}, so the mark has no effect")
 
 
@@ -53,17 +56,41 @@ def _check_marks(metafunc: pytest.Metafunc) -> None:
     closest = metafunc.definition.get_closest_marker(PLATFORMS)
     if closest and (closest.kwargs or not closest.args or not all(isinstance(name, str) for name in closest.args)):
         _misuse(metafunc, PLATFORMS, "takes the names of platforms, at least one")
+    keys = metafunc.definition.get_closest_marker(DISTINCT)
+    if keys and (keys.kwargs or not keys.args or not all(_is_key(key) for key in keys.args)):
+        _misuse(metafunc, DISTINCT, "takes keys of a platform's file, such as kernel.release or cpu, at least one")
 
 
 def _parameters(metafunc: pytest.Metafunc) -> list[object]:
     chosen = targets(metafunc.config)
     mark = metafunc.definition.get_closest_marker(PLATFORMS)
-    if mark is None:
-        return [pytest.param(target, id=target.id) for target in chosen]
-    wanted = [pytest.param(target, id=target.id) for target in chosen if target.name in mark.args]
-    # A test that is left without a target is skipped aloud instead of vanishing.
-    skip = pytest.mark.skip(reason=_only(mark.args, chosen[0].host))
-    return list(wanted) or [pytest.param(chosen[0], id=chosen[0].id, marks=skip)]
+    wanted = [target for target in chosen if mark is None or target.name in mark.args]
+    if mark is not None and not wanted:
+        # A test that is left without a target is skipped aloud instead of vanishing.
+        skip = pytest.mark.skip(reason=_only(mark.args, chosen[0].host))
+        return [pytest.param(chosen[0], id=chosen[0].id, marks=skip)]
+    return [pytest.param(target, id=target.id) for target in _distinct(metafunc, wanted)]
+
+
+def _distinct(metafunc: pytest.Metafunc, wanted: Sequence[Target]) -> Sequence[Target]:
+    """Without those that would show the test nothing that one before them does not."""
+    mark = metafunc.definition.get_closest_marker(DISTINCT)
+    if mark is None or len(wanted) == 1 or not all(_is_key(key) for key in mark.args):
+        return wanted
+    value = attrgetter(*mark.args)
+    first: dict[object, Target] = {}
+    for target in wanted:
+        first.setdefault(value(target.load_platform()), target)
+    return list(first.values())
+
+
+def _is_key(key: object) -> bool:
+    """Whether this is a key of a platform's file, a section or a dotted path into one."""
+    try:
+        attrgetter(key)(Platform("any", "Any."))  # type: ignore[call-overload] # whatever the mark was given
+    except (AttributeError, TypeError):
+        return False
+    return True
 
 
 def _only(names: Sequence[object], host: str) -> str:

@@ -40,6 +40,21 @@ KNOWN_DEFECTS: dict[str, KnownDefect] = {
             "the series pends the SError of a KVM_SET_VCPU_EVENTS that it then refuses",
             "https://lore.kernel.org/all/20250505161412.1926643-1-jiaqiyan@google.com/",
         ),
+        KnownDefect(
+            "abort-before-refusal",
+            "since 6.17 KVM delivers the abort of a KVM_SET_VCPU_EVENTS whose SError it then refuses",
+            "arch/arm64/kvm/guest.c __kvm_arm_vcpu_set_events",
+        ),
+        KnownDefect(
+            "events-only-marked",
+            "before 6.17 KVM_SET_VCPU_EVENTS only marks an exception: until KVM_RUN the registers show what never was",
+            "arch/arm64/kvm/guest.c __kvm_arm_vcpu_set_events",
+        ),
+        KnownDefect(
+            "walk-level-not-told",
+            "before 7.0 an abort injected for a failed walk of stage 1 says nothing of a walk, or of its level",
+            "arch/arm64/kvm/inject_fault.c inject_abt64",
+        ),
     )
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MARKS = (
     "kvm_sea_requires(*names): skip the test where the host lacks one of these; see pytest_kvm_sea.requirements",
     "kvm_sea_platforms(*names): run the test on these simulated platforms only",
+    "kvm_sea_distinct(*keys): of simulated platforms that have the same in these keys, run the test on the first only",
 )
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""

@@ -6,6 +6,7 @@ Each asks for the thing that the test will use, in the way it will use it, and l
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import TypeAlias
 
 from pytest_kvm_sea.hosts.contract import Backing, File, Host
 from pytest_kvm_sea.uapi import kvm as uapi
-from pytest_kvm_sea.uapi.structures import EnableCap
+from pytest_kvm_sea.uapi.registers import register_id
+from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
 
 Finding: TypeAlias = tuple[str, str] | None
 """What is missing, and how to get it; None where nothing is."""
@@ -27,6 +29,7 @@ MOUNTS = "/proc/self/mounts"
 MEMORY_UER = 0x10
 """Memory Uncorrectable non-fatal, a bit of available_error_type (ACPI 6.5, table 18.30)."""
 
+_DF2_SHIFT = 56
 _PAGEMAP_ENTRY = 8
 _PFN = (1 << 55) - 1
 
@@ -60,6 +63,22 @@ def ras(host: Host) -> Finding:
 
 def serror_esr(host: Host) -> Finding:
     return _capability(host, "KVM_CAP_ARM_INJECT_SERROR_ESR", uapi.KVM_CAP_ARM_INJECT_SERROR_ESR)
+
+
+def double_fault2(host: Host) -> Finding:
+    """Asked of a vCPU: the CPU must have it, and KVM must show it."""
+    value = ctypes.c_uint64()
+    with _vm(host) as vm, closing(host.adopt(vm.ioctl(uapi.KVM_CREATE_VCPU, 0))) as vcpu:
+        init = VcpuInit()
+        vm.ioctl(uapi.KVM_ARM_PREFERRED_TARGET, init)
+        vcpu.ioctl(uapi.KVM_ARM_VCPU_INIT, init)
+        vcpu.ioctl(uapi.KVM_GET_ONE_REG, OneReg(register_id("id_aa64pfr1_el1"), ctypes.addressof(value)))
+    if value.value >> _DF2_SHIFT & 0xF:
+        return None
+    return (
+        "a guest has no FEAT_DoubleFault2 (ID_AA64PFR1_EL1.DF2 is 0), so no SCTLR2_EL1.EASE",
+        "a host with FEAT_DoubleFault2 (Armv8.9) and Linux 6.17 or later",
+    )
 
 
 def inject_ext_dabt(host: Host) -> Finding:

@@ -70,6 +70,7 @@ REQUIREMENTS: dict[str, Requirement] = {
         Requirement("einj-memory-uer", probes.einj_memory_uer, (_EINJ,)),
         Requirement("hugetlb-2m", probes.hugetlb_2m),
         Requirement("hugetlb-1g", probes.hugetlb_1g),
+        Requirement("double-fault2", probes.double_fault2, ("kvm",)),
     )
 }
 

@@ -28,7 +28,7 @@ from pytest_kvm_sea.vmm.exits import MmioExit, SeaExit, SigbusExit, VmExit, deco
 from pytest_kvm_sea.vmm.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
-    from pytest_kvm_sea.hosts.contract import File, Sigbus
+    from pytest_kvm_sea.hosts.contract import Argument, File, Sigbus
     from pytest_kvm_sea.vmm.vm import Vm
 
 DEFAULT_TIMEOUT = 10.0
@@ -61,6 +61,10 @@ class Vcpu:
         self._file.ioctl(kvm.KVM_ARM_VCPU_INIT, init)
         mask = self.vm.host.run_mask()
         self._file.ioctl(kvm.KVM_SET_SIGNAL_MASK, bytearray(len(mask).to_bytes(4, "little") + mask))
+
+    def ioctl(self, request: int, argument: Argument = 0) -> int:
+        """Any request on the vCPU's file, for what has no method here. Raises OSError with the kernel's errno."""
+        return self._file.ioctl(request, argument)
 
     # Registers
 

@@ -110,6 +110,36 @@ def test_a_test_without_a_platform_is_skipped_aloud(
     assert f"1 skipped  {reason}  (" in result.stdout.str()
 
 
+def test_the_mark_tries_platforms_once_that_are_alike(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.kvm_sea_distinct("kernel.release", "cpu.sea_far")
+
+        def test_module(kvm_sea_target): ...
+
+        @pytest.mark.kvm_sea_distinct("kernel")
+        def test_closest(kvm_sea_target): ...
+
+        @pytest.mark.kvm_sea_platforms("locked-down", "apei-claims")
+        def test_both(kvm_sea_target): ...
+        """
+    )
+    names = ("ampereone", "locked-down", "neoverse-v2", "apei-claims")
+    assert collected(pytester, *(f"--kvm-sea-platform={name}" for name in names)) == [
+        "test_module[sim-ampereone-mainline]",
+        "test_module[sim-neoverse-v2-mainline]",
+        "test_closest[sim-ampereone-mainline]",
+        "test_closest[sim-locked-down-mainline]",
+        "test_both[sim-locked-down-mainline]",
+    ]
+    assert collected(pytester, "--kvm-sea-platform=apei-claims", "-k", "test_module") == [
+        "test_module[sim-apei-claims-mainline]"
+    ]
+    assert collected(pytester, "--kvm-sea-host=linux", "-k", "test_module") == ["test_module[linux-mainline]"]
+
+
 MISUSE = {
     "unknown requirement": (
         "kvm_sea_requires('einj-tabel')",
@@ -126,6 +156,9 @@ MISUSE = {
         "kvm_sea_target",
         "mark kvm_sea_platforms: takes the names of platforms",
     ),
+    "no key": ("kvm_sea_distinct()", "kvm_sea_target", "mark kvm_sea_distinct: takes keys of a platform's file"),
+    "not a key": ("kvm_sea_distinct('cpu.rass')", "kvm_sea_target", "mark kvm_sea_distinct: takes keys of a platform"),
+    "key is no text": ("kvm_sea_distinct(7)", "kvm_sea_target", "mark kvm_sea_distinct: takes keys of a platform's"),
     "mark without the fixture": (
         "kvm_sea_requires('kvm')",
         "",
@@ -153,10 +186,11 @@ def test_a_misused_mark_is_told_under_xdist(pytester: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-def test_both_marks_are_registered(pytester: pytest.Pytester) -> None:
+def test_all_marks_are_registered(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_inprocess("--markers").stdout.str()
     assert "@pytest.mark.kvm_sea_requires(*names):" in text
     assert "@pytest.mark.kvm_sea_platforms(*names):" in text
+    assert "@pytest.mark.kvm_sea_distinct(*keys):" in text
 
 
 def test_reports_say_where_a_test_ran(pytester: pytest.Pytester) -> None:

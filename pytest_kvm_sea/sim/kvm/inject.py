@@ -20,7 +20,7 @@ _ESR_EL1, _FAR_EL1, _SCTLR2_EL1 = sysreg("esr_el1"), sysreg("far_el1"), sysreg("
 _SYNC, _SERROR = 0x000, 0x180
 _PSTATE_A = 1 << 8
 _MODE_MASK = 0xF
-_SCTLR2_NMEA, _SCTLR2_EASE = 1 << 4, 1 << 5
+_SCTLR2_NMEA, _SCTLR2_EASE = 1 << 2, 1 << 5
 _SERROR_NO_SYNDROME = 1 << 24
 """kvm_inject_serror: an IMPLEMENTATION DEFINED syndrome (ISS.IDS) and nothing in it."""
 SERROR_ISS_MASK = 0x1FF_FFFF
