@@ -7,6 +7,8 @@ to wait for a time-out to know that an exception was taken.
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -70,7 +72,14 @@ class Machine:
         self.vm.file.ioctl(kvm.KVM_SET_USER_MEMORY_REGION, region)
 
     def drop_spare(self) -> None:
+        """Take the spare memory away from KVM: the mapping is closed, and cannot be accessed any more."""
+        address = self.spare.address
         self.spare.close()
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        if libc.mprotect(address, SPARE_SIZE, 0):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def close(self) -> None:
         self.vm.close()

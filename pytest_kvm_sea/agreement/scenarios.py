@@ -185,6 +185,11 @@ def both() -> Iterator[Scenario]:
 
 
 def fetch_elsewhere(asm: Assembler) -> None:
+    # By RET, because a BR would show in PSTATE.BTYPE.
+    asm.ret(X[1])
+
+
+def branch_elsewhere(asm: Assembler) -> None:
     asm.br(X[1])
 
 
@@ -215,6 +220,7 @@ def other_aborts() -> Iterator[Scenario]:
     """Aborts that KVM makes by itself, and calls to it."""
     for mode, pstate in MODES.items():
         yield Scenario(f"fetch without memory, {mode}", (Run(), Look()), fetch_elsewhere, at(pstate))
+    yield Scenario("branch without memory", (Run(), Look()), branch_elsewhere, at(EL1H))
     yield Scenario("cache maintenance without memory", (Run(), Look()), maintain, at(EL1H))
     yield Scenario("fetch beyond the VM's addresses", (Run(), Look()), fetch_elsewhere, at(EL1H, x1=1 << 40))
     for name, code in {"load": LOADS["ldr x"], "store": STORES["str x"]}.items():
