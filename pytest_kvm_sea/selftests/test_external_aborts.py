@@ -20,7 +20,7 @@ from pytest_kvm_sea.arm64.esr import EC, IDS
 from pytest_kvm_sea.expectations import known_defect
 from pytest_kvm_sea.guest.access import ACCESSES
 from pytest_kvm_sea.selftests import guests_external as guests
-from pytest_kvm_sea.selftests.delivery import State, deliver, has_ras, kernel_version
+from pytest_kvm_sea.selftests.delivery import WITHOUT_MEMORY_ERRORS, State, deliver, has_ras, kernel_version
 from pytest_kvm_sea.selftests.guests_external import MMIO, NMEA, STORED
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.vmm.errors import RunError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.kvm_sea_requires("inject-ext-dabt"),
-    pytest.mark.kvm_sea_distinct("kernel.uapi", "kernel.release", "cpu.ras", "cpu.ease"),
+    WITHOUT_MEMORY_ERRORS,
 ]
 
 SERROR_ISS = IDS | 0x1_D1ED

@@ -22,6 +22,7 @@ from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC, IL
 from pytest_kvm_sea.expectations import known_defect
 from pytest_kvm_sea.selftests import guests
+from pytest_kvm_sea.selftests.delivery import kernel_version
 from pytest_kvm_sea.vmm.injection import write_abort
 
 if TYPE_CHECKING:
@@ -125,11 +126,6 @@ def test_il_bit(kvm_sea_vm: VmFactory, way: str) -> None:
     copied = way != "one-reg" and kernel_version(vcpu) < (7, 2)
     with known_defect("il-from-last-trap", when=copied):
         assert vcpu.get_reg("esr_el1") & IL
-
-
-def kernel_version(vcpu: Vcpu) -> tuple[int, int]:
-    major, minor, *_ = vcpu.vm.host.release.split("-")[0].split(".")
-    return int(major), int(minor)
 
 
 def test_reserved_bytes_are_refused(kvm_sea_vm: VmFactory) -> None:
