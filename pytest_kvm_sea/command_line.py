@@ -24,12 +24,14 @@ DEFAULT_TIMEOUT = 10.0
 class Option:
     """`--kvm-sea-NAME` and its ini twin `kvm_sea_NAME`."""
 
-    def __init__(self, name: str, metavar: str, text: str, *, repeatable: bool = False) -> None:
+    def __init__(self, name: str, metavar: str, text: str, *, repeatable: bool = False, switch: bool = False) -> None:
         self.flag = f"--kvm-sea-{name}"
         self.dest = f"kvm_sea_{name.replace('-', '_')}"
         self.metavar = metavar
         self.text = text
         self.repeatable = repeatable
+        self.switch = switch
+        """On the command line without a value; in the ini file true or false."""
 
 
 HOST = Option("host", "HOST", "where the VMs run: sim (default), a simulated arm64 host, or linux, this machine")
@@ -46,15 +48,36 @@ UAPI = Option(
     "with linux the one that the kernel speaks (default: mainline)",
 )
 TIMEOUT = Option("timeout", "SECONDS", f"how long a guest may run before the test fails (default: {DEFAULT_TIMEOUT:g})")
-OPTIONS = (HOST, PLATFORM, UAPI, TIMEOUT)
+EINJ_HOST = Option(
+    "einj-host",
+    "NAME",
+    "leave to destroy memory of the real host of this name (uname -n); without it no error is injected there",
+)
+JOURNAL = Option(
+    "journal",
+    "PATH",
+    "where every injection is written down before it is made (default: with linux einj-journal.jsonl below "
+    "/var/lib/pytest-kvm-sea, with sim nowhere)",
+)
+DRY_RUN = Option(
+    "dry-run",
+    "",
+    "read and translate everything, show each write that an injection would make, make none, skip the test",
+    switch=True,
+)
+OPTIONS = (HOST, PLATFORM, UAPI, TIMEOUT, EINJ_HOST, JOURNAL, DRY_RUN)
 
 
 def add(parser: pytest.Parser) -> None:
     """Register all options and their ini twins."""
     group = parser.getgroup("kvm-sea", "memory errors in arm64 KVM guests")
     for option in OPTIONS:
-        more: dict[str, Any] = {"action": "append"} if option.repeatable else {}
-        group.addoption(option.flag, dest=option.dest, metavar=option.metavar, default=None, help=option.text, **more)
+        more: dict[str, Any] = (
+            {"action": "store_const", "const": "true"} if option.switch else {"metavar": option.metavar}
+        )
+        if option.repeatable:
+            more["action"] = "append"
+        group.addoption(option.flag, dest=option.dest, default=None, help=option.text, **more)
         kind: Any = "args" if option.repeatable else "string"
         parser.addini(option.dest, f"{option.flag}, as an ini value", type=kind, default=None)
 

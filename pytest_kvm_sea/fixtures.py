@@ -55,7 +55,7 @@ def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iter
 @pytest.fixture
 def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Iterator[VmFactory]:
     """Make a VM: `kvm_sea_vm(program)`, with one vCPU that will run it."""
-    from pytest_kvm_sea import options, requirements
+    from pytest_kvm_sea import injection, options, requirements
     from pytest_kvm_sea.providers import probe_host
     from pytest_kvm_sea.vmm.vm import Vm
 
@@ -73,27 +73,27 @@ def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_h
         return vm
 
     yield make
+    injection.retire_before_unmapping(request.node)
     for vm in made:
         vm.close()
 
 
 @pytest.fixture
 def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Iterator[Einj]:
-    """Inject memory errors. Skips where EINJ or its prerequisites are missing.
+    """Inject memory errors. Skips where EINJ or what it needs is missing, and where the user has not named the host.
 
-    Afterwards the pages are taken out of service: the kernel does not know that they are poisoned, and would hand them to
-    somebody else.
+    Afterwards the pages are taken out of service: the kernel does not know that they are poisoned, and would hand them
+    to somebody else.
     """
-    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea import injection, requirements
     from pytest_kvm_sea.providers import probe_host
-    from pytest_kvm_sea.ras.einj import Einj
-    from pytest_kvm_sea.ras.retire import retire
 
-    requirements.require(probe_host(request.config, kvm_sea_target), EINJ_NEEDS)
-    einj = Einj(kvm_sea_host)
-    yield einj
-    for injection in einj.injections:
-        retire(kvm_sea_host, injection.address)
+    found = requirements.missing(probe_host(request.config, kvm_sea_target), EINJ_NEEDS)
+    found += injection.forbidden(request.config, kvm_sea_host)
+    if found:
+        pytest.skip(requirements.reason(found))
+    with injection.make_einj(request.node, kvm_sea_host) as einj:
+        yield einj
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ import pytest
 
 from pytest_kvm_sea.command_line import (
     DEFAULT_TIMEOUT,
+    DRY_RUN,
+    EINJ_HOST,
     HOST,
     HOSTS,
+    JOURNAL,
     OPTIONS,
     PLATFORM,
     REVISIONS,
@@ -37,8 +40,13 @@ class Settings:
     uapi: str | None = None
     timeout: float = DEFAULT_TIMEOUT
     """Seconds."""
+    einj_host: str | None = None
+    """The real host whose memory may be destroyed, as uname -n."""
+    journal: Path | None = None
+    dry_run: bool = False
 
 
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 
 
@@ -54,7 +62,9 @@ def header(config: pytest.Config) -> str:
     chosen = settings(config)
     revision = chosen.uapi or ("mainline" if chosen.host == "linux" else "of the platform")
     platforms = "" if chosen.host == "linux" else f", platforms {', '.join(chosen.platforms) or 'all bundled'}"
-    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, time-out {chosen.timeout:g} s"
+    injection = f", memory errors on {chosen.einj_host}" if chosen.einj_host else ""
+    dry = ", dry run" if chosen.dry_run else ""
+    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, time-out {chosen.timeout:g} s{injection}{dry}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,9 @@ def _read(config: pytest.Config) -> Settings:
         platforms=_platforms(given.get(PLATFORM), host),
         uapi=_one(given.get(UAPI), REVISIONS, "revision"),
         timeout=_timeout(given.get(TIMEOUT)),
+        einj_host=_name(given.get(EINJ_HOST)),
+        journal=_path(given.get(JOURNAL)),
+        dry_run=_switch(given.get(DRY_RUN)),
     )
 
 
@@ -120,6 +133,34 @@ def _timeout(given: _Given | None) -> float:
     if not 0 < seconds < math.inf:
         given.fail(value, "not a time-out; valid: a number of seconds above 0, such as 10 or 0.5")
     return seconds
+
+
+def _name(given: _Given | None) -> str | None:
+    if given is None:
+        return None
+    (value,) = given.values
+    if not value.strip() or value != value.strip():
+        given.fail(value, "not the name of a host; valid: what uname -n prints")
+    return value
+
+
+def _path(given: _Given | None) -> Path | None:
+    if given is None:
+        return None
+    (value,) = given.values
+    path = given.directory / value
+    if not value or path.is_dir():
+        given.fail(value, "not a file; valid: the path of a file, which is appended to or made")
+    return path
+
+
+def _switch(given: _Given | None) -> bool:
+    if given is None:
+        return False
+    (value,) = given.values
+    if value.lower() not in _TRUTH:
+        given.fail(value, f"neither true nor false; valid values: {', '.join(_TRUTH)}")
+    return _TRUTH[value.lower()]
 
 
 def _platforms(given: _Given | None, host: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def block(name: str, language: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize(("page", "tests"), [("fixtures.md", 3), ("guests.md", 1)])
+@pytest.mark.parametrize(("page", "tests"), [("fixtures.md", 3), ("guests.md", 1), ("injection.md", 1)])
 def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> None:
     pytester.makepyfile(block(page, "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
@@ -53,7 +53,7 @@ def test_every_bundled_platform_is_listed() -> None:
 
 def test_every_option_and_mark_is_listed() -> None:
     page = text("fixtures.md")
-    listed = set(re.findall(r"^\| `(--kvm-sea-[a-z-]+)=", page, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(--kvm-sea-[a-z-]+)[=`]", page, re.MULTILINE))
     assert listed == {option.flag for option in command_line.OPTIONS}
     for mark in plugin.MARKS:
         assert mark.partition("(")[0] in page

@@ -19,6 +19,7 @@ ORDER = (
     "plugin",
     "collection",
     "fixtures",
+    "injection",
     "providers",
     "targets",
     "options",

@@ -1,51 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Inject memory errors by EINJ's files in debugfs (Documentation/firmware-guide/acpi/apei/einj.rst).
 
-This destroys memory of the host. Everything that can be checked is checked before anything is written; the files are
-global to the host and keep what is in them, so they are put back, whatever happens. A notrigger of 1 left behind
-would silently disarm the injections of everybody else.
+This destroys memory of the host. In this order: everything that can be checked is checked; the lock of the machine is
+taken; the files are read; the journal is flushed to disk; the files are written; the address is translated again; the
+cache lines are cleaned; the error is injected; the files are put back. `Einj.close` takes the poisoned pages out of
+service, sees that they are, and gives the lock back.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
-from collections.abc import Callable
-from contextlib import closing
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
-from pytest_kvm_sea.ras import iomem
-from pytest_kvm_sea.ras.einj_errors import refused
-from pytest_kvm_sea.ras.errors import EinjError
+from pytest_kvm_sea.ras import einj_status
+from pytest_kvm_sea.ras.abandoned import abandoned
+from pytest_kvm_sea.ras.einj_files import DIRECTORY, EinjFiles, Transaction, Write, way_back
+from pytest_kvm_sea.ras.einj_status import MEMORY_CE, MEMORY_FATAL, MEMORY_UER, TABLE, EinjStatus, Problem
+from pytest_kvm_sea.ras.errors import EinjError, JournalError, PoisonWarning, RetireError, TranslationError
+from pytest_kvm_sea.ras.interrupts import deferred_interrupts
+from pytest_kvm_sea.ras.journal import boot_id
 from pytest_kvm_sea.ras.pagemap import Pagemap
+from pytest_kvm_sea.ras.retire import HARD_OFFLINE, retire
+from pytest_kvm_sea.ras.safeguards import Safeguards, check_named
+from pytest_kvm_sea.ras.target import GRANULE, GRANULE_MASK, check_address, check_mask, extent
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
 
-DIRECTORY = "/sys/kernel/debug/apei/einj"
-TABLE = "/sys/firmware/acpi/tables/EINJ"
-MEMORY_CE, MEMORY_UER, MEMORY_FATAL = 0x08, 0x10, 0x20
+__all__ = [
+    "DIRECTORY",
+    "GRANULE",
+    "GRANULE_MASK",
+    "MEMORY_CE",
+    "MEMORY_FATAL",
+    "MEMORY_UER",
+    "TABLE",
+    "Einj",
+    "EinjStatus",
+    "Injection",
+    "Problem",
+    "Write",
+]
+
 FLAG_MEMORY = 2
 """flags: param1 and param2 are a memory address and its mask."""
-GRANULE = 64
-"""What an arm64 server marks as corrupt: one cache line."""
-GRANULE_MASK = (1 << 64) - GRANULE
-"""param2. All bits above the page size are set, for pages of every size: the kernel insists on it."""
+_INJECT = "error_inject"
 
 _injecting = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One write to an EINJ file, in the order in which they were made."""
-
-    file: str
-    text: str
-    restoring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,11 @@ class Injection:
     """Every write that was made, those that put the files back included."""
     unrestored: tuple[str, ...] = ()
     """Files that do not hold what they held before: error_type takes back no text that means *unset*."""
+    mask: int = GRANULE_MASK
+    hva: HostVA | None = None
+    """Where this process had it mapped, as far as that is known."""
+    certain: bool = True
+    """False where it was tried and the outcome is not known: a time-out of the firmware, an exception in between."""
 
     @property
     def granule(self) -> HostPA:
@@ -68,256 +81,277 @@ class Injection:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that stands in the way: an id as in the reasons of skips, what is missing, how to get it."""
+class _Order:
+    """What is to be injected."""
 
-    id: str
-    what: str
-    remedy: str
+    hpa: HostPA
+    hva: HostVA | None
+    error_type: int
+    mask: int
+    notrigger: bool
 
-    def __str__(self) -> str:
-        return f"[{self.id}] {self.what}; {self.remedy}"
-
-
-@dataclass(frozen=True, slots=True)
-class EinjStatus:
-    """What there is of EINJ, and why not."""
-
-    table: bool
-    """The firmware has an EINJ table."""
-    files: tuple[str, ...]
-    """Names in the EINJ directory; empty where it is missing or shut."""
-    error_types: dict[int, str]
-    """From available_error_type; empty where that cannot be read."""
-    problems: tuple[Problem, ...]
-
-    @property
-    def usable(self) -> bool:
-        """Whether memory errors can be injected at an address."""
-        return not self.problems
+    def knobs(self, type_name: str) -> list[Write]:
+        """What has to be in the files, and why."""
+        where = "the host physical address" if self.hva is None else f"the host physical address of {self.hva:#x}"
+        why = "the error waits until somebody consumes it" if self.notrigger else "the error is reported at once"
+        return [
+            Write("error_type", f"{self.error_type:#x}", why=type_name),
+            Write("flags", f"{FLAG_MEMORY:#x}", why="param1 and param2 are an address and its mask"),
+            Write("param1", f"{self.hpa:#x}", why=where),
+            Write("param2", f"{self.mask:#x}", why=f"{len(extent(self.hpa, self.mask))} bytes"),
+            Write("notrigger", f"{int(self.notrigger)}", why=why),
+        ]
 
 
 class Einj:
-    """The client of EINJ on one host."""
+    """The client of EINJ on one host. Use it as a context manager, or call `close`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, safeguards: Safeguards | None = None) -> None:
         self._host = host
+        self._safeguards = safeguards or Safeguards()
         self._pagemap = Pagemap(host)
+        self._files = EinjFiles(host)
+        self._open: list[tuple[Injection, str]] = []
         self.injections: list[Injection] = []
-        """Every error that was injected: pages that are to be taken out of service (`ras.retire`)."""
+        """Every error that was injected, and those of which that is not certain."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     # What there is
 
     def status(self) -> EinjStatus:
         """Which files and types there are. Reads only; raises nothing."""
-        table = self._exists(TABLE)
-        names, problems = self._names(table=table)
-        types: dict[int, str] = {}
-        if names:
-            problems += self._missing_files(names)
-            try:
-                types = self.available_types()
-            except EinjError as error:
-                problems.append(Problem("einj-types", str(error), "see the kernel log for EINJ"))
-            problems += self._locked_down()
-            if types and MEMORY_UER not in types:
-                offered = ", ".join(f"{number:#x}" for number in types)
-                problems.append(
-                    Problem(
-                        "einj-memory-uer",
-                        f"the firmware does not offer error type {MEMORY_UER:#x} (it offers {offered})",
-                        "enable it in the firmware's set-up, or use another host",
-                    )
-                )
-        return EinjStatus(table, names, types, tuple(problems))
+        return einj_status.status(self._host)
 
     def available_types(self) -> dict[int, str]:
         """Number and name of every type that the firmware offers; those of EINJv2 (V2_...) are left out."""
-        types = {}
-        for line in self._read("available_error_type").splitlines():
-            number, _, name = line.partition("\t")
-            if number.startswith("0x"):
-                types[int(number, 16)] = name
-        return types
+        return self._files.available_types()
 
     # Injecting
 
-    def inject_memory_error(self, hpa: HostPA, *, error_type: int = MEMORY_UER, notrigger: bool = True) -> Injection:
-        """Break the 64-byte granule that holds host physical address ``hpa``.
+    def inject_memory_error(
+        self, hpa: HostPA, *, error_type: int = MEMORY_UER, mask: int = GRANULE_MASK, notrigger: bool = True
+    ) -> Injection:
+        """Break the 64-byte granule that holds host physical address ``hpa``, or what ``mask`` (param2) says.
 
         With ``notrigger`` the error waits until somebody consumes it; without, the firmware makes the kernel notice it
         at once, which takes the page offline. Raises EinjError; nothing was injected unless it carries an injection.
+        No cache is cleaned: prefer `inject_at` for memory of this process.
         """
-        return self._inject(hpa, error_type, notrigger=notrigger, still_there=lambda: None)
+        return self._inject(_Order(hpa, None, error_type, mask, notrigger))
 
-    def inject_at(self, hva: HostVA, *, error_type: int = MEMORY_UER, notrigger: bool = True) -> Injection:
-        """Break the granule that holds an address of this process.
+    def inject_at(
+        self, hva: HostVA, *, error_type: int = MEMORY_UER, mask: int = GRANULE_MASK, notrigger: bool = True
+    ) -> Injection:
+        """Break the granule that holds an address of this process; its cache lines are cleaned before.
 
         The address is translated before and once more just before the last write. Raises EinjError, also where its
         page has moved meanwhile, and TranslationError.
         """
-        hpa = self._pagemap.translate(hva)
+        return self._inject(_Order(self._pagemap.translate(hva), hva, error_type, mask, notrigger))
 
-        def still_there() -> None:
-            now = self._pagemap.translate(hva)
-            if now != hpa:
-                raise EinjError(
-                    f"the page of host address {hva:#x} moved from {hpa:#x} to {now:#x} during the preparations;"
-                    " nothing was injected. Lock the memory (mlock), or try again"
-                )
+    def _inject(self, order: _Order) -> Injection:
+        self._check(order)
+        knobs = order.knobs(self._types[order.error_type])
+        if not order.notrigger and not einj_status.exists(self._host, f"{DIRECTORY}/notrigger"):
+            del knobs[-1]
+        if self._safeguards.rehearse is not None:
+            self._safeguards.rehearse(self._plan(order, knobs))
+        check_named(self._host, self._safeguards.named)
+        if self._lock():
+            self._check(order)  # it may have taken long
+        with _injecting, deferred_interrupts():
+            saved = {write.file: self._files.read(write.file) for write in knobs}
+            entry = self._announce(order, knobs, saved)
+            return self._carry_out(order, knobs, Transaction(self._files, saved), entry)
 
-        return self._inject(hpa, error_type, notrigger=notrigger, still_there=still_there)
-
-    def _inject(self, hpa: HostPA, error_type: int, *, notrigger: bool, still_there: Callable[[], None]) -> Injection:
-        self._check(hpa, error_type)
-        knobs = {
-            "error_type": f"{error_type:#x}",
-            "flags": f"{FLAG_MEMORY:#x}",
-            "param1": f"{hpa:#x}",
-            "param2": f"{GRANULE_MASK:#x}",
-            "notrigger": f"{int(notrigger)}",
-        }
-        with _injecting:
-            if not notrigger and not self._exists(f"{DIRECTORY}/notrigger"):
-                del knobs["notrigger"]
-            transaction = _Transaction(self, {name: self._read(name) for name in knobs})
-            try:
-                for name, text in knobs.items():
-                    transaction.write(name, text)
-                still_there()
-                transaction.write("error_inject", "1")
-            except BaseException as error:
-                transaction.restore_after(error)
-                raise
+    def _carry_out(self, order: _Order, knobs: Sequence[Write], transaction: Transaction, entry: str) -> Injection:
+        tried = False
+        try:
+            for write in knobs:
+                transaction.write(write)
+            self._prepare_memory(order)
+            tried = True
+            transaction.write(Write(_INJECT, "1"))
+        except BaseException as error:
+            certain = not tried or _was_refused(error)
             failures = transaction.restore()
-        injection = Injection(hpa, error_type, notrigger, tuple(transaction.writes), tuple(transaction.unrestored))
-        self.injections.append(injection)
+            for failure in failures:
+                error.add_note(f"and putting EINJ back failed: {failure}")
+            if not certain:
+                self._keep(_injection(order, transaction, certain=False), entry)
+            self._note(error, "failed", entry, error=str(error), certain=certain)
+            self._note_restored(error, transaction, entry, failures)
+            raise
+        failures = transaction.restore()
+        injection = _injection(order, transaction, certain=True)
+        self._keep(injection, entry)
+        self._note(None, "injected", entry)
+        self._note_restored(None, transaction, entry, failures)
         if failures:
             failures[0].injection = injection
             raise failures[0]
         return injection
 
-    def _check(self, hpa: HostPA, error_type: int) -> None:
-        """What can be known before anything is written. EinjError without an errno."""
-        if hpa <= 0 or hpa >> 64:
+    def _prepare_memory(self, order: _Order) -> None:
+        """The last looks, and the caches: data that was written there must be in memory before the memory breaks."""
+        if order.hva is None:
+            return
+        now = self._pagemap.translate(order.hva)
+        if now != order.hpa:
             raise EinjError(
-                f"{hpa:#x} is no physical address to inject at; a PFN of 0 is what pagemap shows to the unprivileged"
+                f"the page of host address {order.hva:#x} moved from {order.hpa:#x} to {now:#x} during the"
+                " preparations; nothing was injected. Lock the memory (mlock), or try again"
             )
-        if self._ram is not None and not any(hpa in addresses for addresses in self._ram):
-            ranges = ", ".join(f"{addresses.start:#x}-{addresses.stop - 1:#x}" for addresses in self._ram)
-            raise EinjError(f"{hpa:#x} is not System RAM, which is {ranges} ({iomem.PATH}); nothing was injected")
-        types = self._types
-        if error_type not in types:
-            offered = ", ".join(f"{number:#x} ({name})" for number, name in types.items()) or "none"
-            raise EinjError(f"the firmware does not offer error type {error_type:#x}; it offers {offered}")
+        addresses = extent(order.hpa, order.mask)
+        start = HostVA(order.hva - (order.hpa - addresses.start))
+        try:
+            self._host.clean_cache(start, len(addresses))
+        except OSError as error:
+            raise EinjError(
+                f"the cache cannot be cleaned at host address {start:#x} ({error.strerror}), and the error would stay"
+                " unseen below it; nothing was injected. Permit code in anonymous memory (SELinux execmem)"
+            ) from error
 
-    @cached_property
-    def _ram(self) -> list[range] | None:
-        return iomem.system_ram(self._host)
+    def _check(self, order: _Order) -> None:
+        """What can be known before anything is written. EinjError."""
+        if order.error_type not in self._types:
+            offered = ", ".join(f"{number:#x} ({name})" for number, name in self._types.items()) or "none"
+            raise EinjError(f"the firmware does not offer error type {order.error_type:#x}; it offers {offered}")
+        check_mask(order.mask, self._host.page_size)
+        check_address(self._host, order.hpa)
+
+    def _plan(self, order: _Order, knobs: Sequence[Write]) -> list[Write]:
+        """Every write that would be made. Reads the files, as the injection would."""
+        saved = {write.file: self._files.read(write.file) for write in knobs}
+        if order.hva is not None and self._pagemap.translate(order.hva) != order.hpa:
+            raise EinjError(f"the page of host address {order.hva:#x} moves; lock the memory (mlock), or try again")
+        return [
+            *knobs,
+            Write(_INJECT, "1", why="the firmware injects the error: the memory is lost from here on"),
+            *way_back(saved),
+            Write(HARD_OFFLINE, f"{order.hpa:#x}", why="after the test: the page goes out of service until reboot"),
+        ]
 
     @cached_property
     def _types(self) -> dict[int, str]:
         return self.available_types()
 
-    # Files
+    # Lock and journal
 
-    def write_file(self, name: str, text: str) -> None:
-        """Write to one of the files. EinjError with the kernel's errno."""
-        path = f"{DIRECTORY}/{name}"
+    def _lock(self) -> bool:
+        """Before the first injection; held until `close`. Whether it was taken now."""
+        lock = self._safeguards.lock
+        if lock is None or lock.held:
+            return False
         try:
-            with closing(self._host.open(path, os.O_WRONLY)) as file:
-                file.write(text.encode())
+            lock.acquire()
         except OSError as error:
-            raise refused(path, error, text) from error
-
-    def _read(self, name: str) -> str:
-        path = f"{DIRECTORY}/{name}"
-        try:
-            with closing(self._host.open(path, os.O_RDONLY)) as file:
-                return file.read().decode("ascii", "replace")
-        except OSError as error:
-            raise refused(path, error) from error
-
-    def _exists(self, path: str) -> bool:
-        """Whether there is such a file; one behind a closed door counts as there."""
-        try:
-            self._host.access(path, os.F_OK)
-        except OSError as error:
-            return error.errno == errno.EACCES
+            raise EinjError(
+                f"the lock {lock.path} cannot be used ({error.strerror}); nothing was injected. Make it writable"
+            ) from error
+        self._tell_of_others()
         return True
 
-    def _names(self, *, table: bool) -> tuple[tuple[str, ...], list[Problem]]:
+    def _tell_of_others(self) -> None:
+        """Of injections that were not finished; of each once in a session."""
+        journal = self._safeguards.journal
+        if journal is None:
+            return
+        for entry, text in abandoned(self._host, journal).items():
+            if entry not in journal.told:
+                journal.told.add(entry)
+                warnings.warn(PoisonWarning(text), stacklevel=2)
+
+    def _announce(self, order: _Order, knobs: Sequence[Write], saved: dict[str, str]) -> str:
+        journal = self._safeguards.journal
+        if journal is None:
+            return ""
+        return journal.begin(
+            host=self._host.node,
+            boot=boot_id(self._host),
+            test=self._safeguards.test,
+            hva=None if order.hva is None else f"{order.hva:#x}",
+            hpa=f"{order.hpa:#x}",
+            page_size=self._host.page_size,
+            knobs=saved,
+            writes=[(write.file, write.text) for write in (*knobs, Write(_INJECT, "1"), *way_back(saved))],
+        )
+
+    def _note(self, cause: BaseException | None, event: str, entry: str, **fields: object) -> None:
+        """Write on in the journal. What cannot be written is told, and must not stop the clean-up."""
+        journal = self._safeguards.journal
+        if journal is None or not entry:
+            return
         try:
-            return tuple(self._host.listdir(DIRECTORY)), []
-        except OSError as error:
-            if error.errno == errno.EACCES:
-                problem = Problem("root", f"{DIRECTORY} is open to root alone", "run as root")
-            elif not table:
-                problem = Problem(
-                    "einj-table", "the firmware has no EINJ table", "enable error injection in the firmware's set-up"
-                )
+            journal.note(event, entry, **fields)
+        except JournalError as error:
+            if cause is not None:
+                cause.add_note(f"and {error}")
             else:
-                problem = Problem("einj-module", "the EINJ module is not loaded", "modprobe einj")
-            return (), [problem]
+                warnings.warn(PoisonWarning(f"{event}, entry {entry}: {error}"), stacklevel=2)
 
-    @staticmethod
-    def _missing_files(names: tuple[str, ...]) -> list[Problem]:
-        if "param1" not in names or "flags" not in names:
-            what = "EINJ takes no address"
-            return [Problem("einj-parameters", what, "firmware with SET_ERROR_TYPE_WITH_ADDRESS (ACPI 5.0)")]
-        if "notrigger" not in names:
-            what = "EINJ has no notrigger: an error is reported at once and its page taken offline"
-            return [Problem("einj-notrigger", what, "a kernel and firmware with notrigger")]
-        return []
+    def _note_restored(
+        self, cause: BaseException | None, transaction: Transaction, entry: str, failures: Sequence[EinjError]
+    ) -> None:
+        event = "unrestored" if failures else "restored"
+        self._note(cause, event, entry, unrestored=transaction.unrestored)
 
-    def _locked_down(self) -> list[Problem]:
-        try:
-            self._host.open(f"{DIRECTORY}/error_type", os.O_RDWR).close()
-        except OSError as error:
-            if error.errno == errno.EPERM:
-                what = "the kernel is locked down and keeps EINJ shut"
-                return [Problem("lockdown", what, "boot with lockdown=none and without Secure Boot")]
-            return [Problem("einj-files", str(refused(f"{DIRECTORY}/error_type", error)), "run as root")]
-        return []
+    # Afterwards
 
+    def _keep(self, injection: Injection, entry: str) -> None:
+        self.injections.append(injection)
+        self._open.append((injection, entry))
 
-class _Transaction:
-    """The writes of one injection, and the way back."""
+    def close(self) -> None:
+        """Take every poisoned page out of service, and give the lock back. A PoisonWarning for a page that stays.
 
-    def __init__(self, einj: Einj, saved: dict[str, str]) -> None:
-        self._einj = einj
-        self._saved = saved
-        self._changed: list[str] = []
-        self.writes: list[Write] = []
-        self.unrestored: list[str] = []
-
-    def write(self, name: str, text: str) -> None:
-        self.writes.append(Write(name, text))
-        if name in self._saved:
-            # Before the write: one that fails may have changed the file all the same (error_type since 6.17).
-            self._changed.append(name)
-        self._einj.write_file(name, text)
-
-    def restore(self) -> list[EinjError]:
-        """Put every file back that was written, the last one first; what failed."""
+        To be called while the memory is still mapped: unmapped, its pages are handed out again. Allowed twice.
+        """
         failures = []
-        for name in reversed(self._changed):
-            text = self._saved[name].strip()
-            if name == "error_type" and text in {"", "0x0"}:
-                self.unrestored.append(name)
-                continue
-            self.writes.append(Write(name, text, restoring=True))
-            try:
-                self._einj.write_file(name, text)
-            except EinjError as error:
-                self.unrestored.append(name)
-                # A text that the kernel refused before is refused again, and stays to be read as before.
-                if name != "error_type":
-                    failures.append(error)
-        self._changed.clear()
-        return failures
+        try:
+            with deferred_interrupts():
+                while self._open:
+                    failures += self._retire(*self._open[0])
+                    del self._open[0]
+        finally:
+            if self._safeguards.lock is not None:
+                self._safeguards.lock.release()
+        if failures:
+            warnings.warn(PoisonWarning(". ".join(failures)), stacklevel=2)
 
-    def restore_after(self, error: BaseException) -> None:
-        """Put the files back although something went wrong, and tell in ``error`` of what could not be."""
-        for failure in self.restore():
-            error.add_note(f"and putting EINJ back failed: {failure}")
+    def _retire(self, injection: Injection, entry: str) -> list[str]:
+        try:
+            way = retire(self._host, injection.address, injection.hva)
+        except RetireError as error:
+            if self._safeguards.journal is not None:
+                self._safeguards.journal.told.add(entry)
+            self._note(error, "kept", entry, error=str(error))
+            command = Write(HARD_OFFLINE, f"{injection.address:#x}")
+            return [". ".join([str(error), *getattr(error, "__notes__", ()), f"Do it by hand: {command}"])]
+        self._note(None, "retired", entry, by=way)
+        return []
+
+
+def _injection(order: _Order, transaction: Transaction, *, certain: bool) -> Injection:
+    return Injection(
+        order.hpa,
+        order.error_type,
+        order.notrigger,
+        tuple(transaction.writes),
+        tuple(transaction.unrestored),
+        order.mask,
+        order.hva,
+        certain,
+    )
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether the kernel said that it did not inject. A firmware that did not answer in time (EIO) may have done so."""
+    return isinstance(error, (EinjError, TranslationError)) and getattr(error, "errno", None) not in {None, errno.EIO}

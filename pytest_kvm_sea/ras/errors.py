@@ -50,6 +50,18 @@ class EinjError(Exception):
         self.injection: Injection | None = None
 
 
+class LockTimeoutError(EinjError):
+    """Somebody else on this machine is injecting for longer than this session waits."""
+
+
+class JournalError(EinjError):
+    """What is about to be done cannot be written down, so it is not done."""
+
+
+class PoisonWarning(UserWarning):
+    """Memory of this machine may be poisoned, or EINJ set, and the kernel does not know: somebody has to act."""
+
+
 class RetireError(Exception):
     """A poisoned page could not be taken out of service. ``errno`` as for EinjError."""
 

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""EINJ's files in debugfs: reading, writing, and putting back what was written.
+
+The files are global to the machine and keep what is in them. A notrigger of 1 left behind would silently disarm the
+injections of everybody else.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.ras.einj_errors import refused
+from pytest_kvm_sea.ras.errors import EinjError
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Host
+
+DIRECTORY = "/sys/kernel/debug/apei/einj"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write to a file: one of EINJ's by its name, any other by its path."""
+
+    file: str
+    text: str
+    restoring: bool = False
+    why: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.file if self.file.startswith("/") else f"{DIRECTORY}/{self.file}"
+
+    def __str__(self) -> str:
+        return f"echo {self.text} > {self.path}" + (f"  # {self.why}" if self.why else "")
+
+
+class EinjFiles:
+    """The files of one host, by name. Every error is an EinjError with the kernel's errno and what it means."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def read(self, name: str) -> str:
+        path = f"{DIRECTORY}/{name}"
+        try:
+            with closing(self._host.open(path, os.O_RDONLY)) as file:
+                return file.read().decode("ascii", "replace")
+        except OSError as error:
+            raise refused(path, error) from error
+
+    def write(self, name: str, text: str) -> None:
+        path = f"{DIRECTORY}/{name}"
+        try:
+            with closing(self._host.open(path, os.O_WRONLY)) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise refused(path, error, text) from error
+
+    def available_types(self) -> dict[int, str]:
+        """Number and name of every type that the firmware offers; those of EINJv2 (V2_...) are left out."""
+        types = {}
+        for line in self.read("available_error_type").splitlines():
+            number, _, name = line.partition("\t")
+            if number.startswith("0x"):
+                types[int(number, 16)] = name
+        return types
+
+
+def way_back(saved: dict[str, str]) -> list[Write]:
+    """The writes that put files back that held these texts, last file first.
+
+    error_type is left out where it held nothing: it takes back no text that means *unset*.
+    """
+    return [
+        Write(name, text.strip(), restoring=True, why="as it was before")
+        for name, text in reversed(saved.items())
+        if name != "error_type" or text.strip() not in {"", "0x0"}
+    ]
+
+
+class Transaction:
+    """The writes of one injection, and the way back."""
+
+    def __init__(self, files: EinjFiles, saved: dict[str, str]) -> None:
+        """``saved``: what the files that will be written hold now."""
+        self._files = files
+        self._saved = saved
+        self._changed: dict[str, str] = {}
+        self.writes: list[Write] = []
+        self.unrestored: list[str] = []
+        """After `restore`: names of files that do not hold what they held before."""
+
+    def write(self, write: Write) -> None:
+        self.writes.append(write)
+        if write.file in self._saved:
+            # Before the write: one that fails may have changed the file all the same (error_type since 6.17).
+            self._changed[write.file] = self._saved[write.file]
+        self._files.write(write.file, write.text)
+
+    def restore(self) -> list[EinjError]:
+        """Put every file back that was written, the last one first; what failed."""
+        failures = []
+        back = way_back(self._changed)
+        self.unrestored += [name for name in self._changed if name not in {write.file for write in back}]
+        for write in back:
+            self.writes.append(write)
+            try:
+                self._files.write(write.file, write.text)
+            except EinjError as error:
+                self.unrestored.append(write.file)
+                # A text that the kernel refused before is refused again, and stays to be read as before.
+                if write.file != "error_type":
+                    failures.append(error)
+        self._changed.clear()
+        return failures

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The client of a firmware that plays along: errors in stage-2 tables, and what the firmware shall answer to EINJ.
+
+An emulated machine has such a firmware, and so have the simulated hosts; no real server has one. It is asked over a
+virtio-serial port (`firmware.port`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvm_sea.firmware.port import LONGEST, PATH
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.addresses import HostPA
+    from pytest_kvm_sea.hosts.contract import File, Host
+
+ANSWER_TIMEOUT = 20.0
+"""Seconds. A search through the memory of a machine takes less than one."""
+_PAUSE = 0.002
+
+
+class FirmwareError(Exception):
+    """The firmware did not do what was asked, and says why; or it does not answer."""
+
+
+@dataclass(slots=True)
+class BrokenTable:
+    """A stage-2 table that cannot be read."""
+
+    page: HostPA
+    """A page that it maps: what the firmware was told."""
+    id: int
+
+
+@dataclass(slots=True)
+class Firmware:
+    """The firmware of one host. Everything that it broke is to be repaired before the VM is closed (`repair_all`)."""
+
+    host: Host
+    broken: list[BrokenTable] = field(default_factory=list)
+
+    def break_table(self, page: HostPA) -> BrokenTable:
+        """Make the level-3 table unreadable by which stage 2 of some VM maps a page of this host.
+
+        The guest must have touched the page. Whoever walks that table from now on, for a page that is in no TLB, runs
+        into an external abort on the walk. Raises FirmwareError; nothing was broken then.
+        """
+        answer = self.ask("break", hpa=page)
+        table = BrokenTable(page, int(answer["id"]))
+        self.broken.append(table)
+        return table
+
+    def repair(self, table: BrokenTable) -> None:
+        """Make the table readable again. Raises FirmwareError."""
+        self.ask("repair", id=table.id)
+        self.broken.remove(table)
+
+    def repair_all(self) -> None:
+        """Everything that is still broken. KVM reads these tables itself when it closes the VM, and would not survive."""
+        while self.broken:
+            self.repair(self.broken[-1])
+
+    def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
+        """One request, one answer. Raises FirmwareError."""
+        request = json.dumps({"op": operation, **arguments}).encode() + b"\n"
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        try:
+            with closing(_open(self.host, deadline)) as file:
+                _write(file, request, deadline)
+                reply = _read_line(file, deadline)
+        except OSError as error:
+            raise FirmwareError(f"{PATH}: {error.strerror}; operation {operation!r}") from error
+        answer = json.loads(reply)
+        if not answer["ok"]:
+            raise FirmwareError(f"the firmware refuses {operation!r}: {answer['error']}")
+        return dict(answer)
+
+
+def _open(host: Host, deadline: float) -> File:
+    """The port serves one at a time: wait for whoever has it."""
+    while True:
+        try:
+            return host.open(PATH, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _write(file: File, data: bytes, deadline: float) -> None:
+    while data:
+        try:
+            data = data[file.write(data) :]
+        except BlockingIOError:
+            _wait(deadline)
+
+
+def _read_line(file: File, deadline: float) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        try:
+            part = file.read(LONGEST)
+        except BlockingIOError:
+            _wait(deadline)
+            continue
+        if not part:
+            raise OSError(errno.EPIPE, "the firmware has gone")
+        line += part
+    return line
+
+
+def _wait(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {ANSWER_TIMEOUT:g} s")
+    time.sleep(_PAUSE)
