@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Find KVM's stage-2 tables in the machine's memory, and break one (Arm ARM D8.3, VMSAv8-64 descriptors, 4 KiB granule).
+
+The level-3 table that maps a page is found by its entry for that page: the page's address is in it, with the attributes
+of stage 2, which no descriptor of stage 1 has. The level-2 table is found by its pointer to the level-3 table. That
+pointer is then made to point where nothing is: the next walk that comes by cannot read the level-3 table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_kvm_sea.addresses import HostPA
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.emulated.firmware.ram import Ram
+
+NOWHERE = HostPA(0x0B00_0000)
+"""No device of QEMU's `virt` answers here (hw/arm/virt.c, between VIRT_PLATFORM_BUS's neighbours)."""
+PAGE = 4096
+TABLE_OR_PAGE = 3
+"""Bits [1:0] of a table descriptor, and of a page descriptor."""
+_ADDRESS = 0x0000_FFFF_FFFF_F000
+_ACCESS_FLAG = 1 << 10
+_NOT_GLOBAL = 1 << 11
+"""nG of stage 1; 0 in every descriptor of stage 2 that KVM makes."""
+_MEMORY_ATTRIBUTES = {0xF, 0x6, 0x7}
+"""MemAttr [5:2] of normal write-back memory: 0xf, or 6 and 7 with FEAT_S2FWB. Stage 1 has an index below 4 here."""
+_MEMORY_SHIFT, _MEMORY_MASK = 2, 0xF
+_READABLE = 1 << 6
+_SEARCHED = slice(2, 6)
+"""The bytes of a descriptor that hold bits 16 to 47 of the address and nothing else."""
+
+
+class NotFound(Exception):
+    """There is no table for that page, or more than one that could be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A descriptor that was rewritten: where it is, and what it was."""
+
+    address: HostPA
+    value: int
+
+
+def is_page(descriptor: int, page: HostPA) -> bool:
+    """Whether this can be stage 2's level-3 descriptor of a page of normal memory."""
+    return (
+        descriptor & TABLE_OR_PAGE == TABLE_OR_PAGE
+        and descriptor & _ADDRESS == page
+        and descriptor >> _MEMORY_SHIFT & _MEMORY_MASK in _MEMORY_ATTRIBUTES
+        and descriptor & (_ACCESS_FLAG | _READABLE | _NOT_GLOBAL) == _ACCESS_FLAG | _READABLE
+    )
+
+
+def find_tables(ram: Ram, page: HostPA) -> list[HostPA]:
+    """The level-3 tables that have an entry for a page, ascending."""
+    part = page.to_bytes(8, "little")[_SEARCHED]
+    hits = [address for address in ram.words(part, _SEARCHED.start) if is_page(ram.read_u64(address), page)]
+    return sorted({HostPA(address // PAGE * PAGE) for address in hits})
+
+
+def find_pointers(ram: Ram, table: HostPA) -> list[HostPA]:
+    """The addresses of all descriptors that point to a table, ascending."""
+    return list(ram.words((table | TABLE_OR_PAGE).to_bytes(8, "little"), 0))
+
+
+def find_entry(ram: Ram, page: HostPA) -> Entry:
+    """The level-2 descriptor of the one block that maps ``page`` by a level-3 table. Raises NotFound."""
+    if page not in ram:
+        raise NotFound(f"{page:#x} is not in the machine's RAM [{ram.base:#x}, {ram.base + ram.size:#x})")
+    pointers = [(table, pointer) for table in find_tables(ram, page) for pointer in find_pointers(ram, table)]
+    if not pointers:
+        raise NotFound(
+            f"no stage-2 table of 4 KiB pages maps {page:#x}; the guest must touch that page first,"
+            " and its memory must not be huge pages"
+        )
+    if len(pointers) > 1:
+        found = ", ".join(f"{table:#x} by {pointer:#x}" for table, pointer in pointers)
+        raise NotFound(f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed")
+    (_, pointer), = pointers
+    return Entry(pointer, ram.read_u64(pointer))
+
+
+def break_entry(ram: Ram, entry: Entry) -> None:
+    """Make the descriptor point to where nothing is."""
+    ram.write_u64(entry.address, NOWHERE | TABLE_OR_PAGE)
+
+
+def repair_entry(ram: Ram, entry: Entry) -> None:
+    """Put the descriptor back. Raises NotFound where somebody else has written there since."""
+    now = ram.read_u64(entry.address)
+    if now != NOWHERE | TABLE_OR_PAGE:
+        raise NotFound(f"the descriptor at {entry.address:#x} is {now:#x} now, and no longer broken; left as it is")
+    ram.write_u64(entry.address, entry.value)
