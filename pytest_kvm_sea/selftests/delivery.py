@@ -23,9 +23,8 @@ WITHOUT_MEMORY_ERRORS = pytest.mark.kvm_sea_distinct(
     "kernel.immediate_injection",
     "kernel.s1ptw_level",
     "cpu.ras",
-    "cpu.ease",
 )
-"""What tests depend on that break no memory; their time is better spent on platforms that differ in it."""
+"""What tests depend on that break no memory: they run on the platforms that differ in it."""
 STATE = ("pc", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
 ABORT, SERROR = 0x000, 0x180
 """Offsets of the vectors."""

@@ -127,6 +127,19 @@ def walker(gva: int) -> GuestProgram:
 
 
 @cache
+def pages(good: int, bad: int) -> GuestProgram:
+    """A guest that reads one address, says so, and reads another."""
+
+    def guest_code(g: Guest) -> None:
+        g.read_u64(good)
+        g.sync(1)
+        g.read_u64(bad)
+        g.fail("the page at %#lx was read", bad)
+
+    return _program(guest_code, el0=False, handlers={})
+
+
+@cache
 def idle(*, el0: bool = False, instruction: bool = True) -> GuestProgram:
     """A guest that should run nothing but its handler for an external abort (inject_iabt's)."""
     vector, exception_class = abort_vector(el0=el0, instruction=instruction)

@@ -14,6 +14,8 @@ from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE
 from pytest_kvm_sea.arm64.esr import EC
 from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand
 from pytest_kvm_sea.hosts.contract import Backing
+from pytest_kvm_sea.ras.kpageflags import PageFlag, page_flags
+from pytest_kvm_sea.ras.pagemap import Pagemap
 from pytest_kvm_sea.ras.sigbus import BUS_MCEERR_AR, SI_KERNEL, explain, name
 from pytest_kvm_sea.vmm.errors import GuestFailure
 from pytest_kvm_sea.vmm.exits import SeaExit, SigbusExit, VmExit
@@ -63,13 +65,26 @@ def add_memory(
 ) -> None:
     """A second memslot, mapped at ``gva``."""
     base = highest(vm, size)
-    vm.add_memory(base, size, backing=backing)
+    # A transparent huge page goes only where a whole one fits.
+    vm.add_memory(base, size, backing=backing, alignment=SMALL if backing is Backing.THP else 0)
     vm.map(gva, base, size // PAGE_SIZE, user=user)
 
 
 def populate(vm: Vm, gva: GuestVA) -> None:
     """Put known data into the granule that holds ``gva``, so that its page is there."""
     vm.write(GuestVA(gva // GRANULE * GRANULE), DATA.to_bytes(8, "little") * (GRANULE // 8))
+
+
+def check_backing(vm: Vm, gva: GuestVA, backing: Backing) -> None:
+    """The page behind ``gva``, which is populated, is of the kind that was asked for. Skips without huge pages."""
+    flags = page_flags(vm.host, Pagemap(vm.host).translate(vm.gva_to_hva(gva)))
+    if backing is Backing.THP and PageFlag.THP not in flags:
+        pytest.skip(
+            "[thp] the kernel gave small pages where a transparent huge page was asked for; "
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, and free memory in one piece"
+        )
+    huge = {Backing.THP: PageFlag.THP, Backing.HUGETLB_2M: PageFlag.HUGE, Backing.HUGETLB_1G: PageFlag.HUGE}
+    assert flags & (PageFlag.THP | PageFlag.HUGE) == huge.get(backing, PageFlag(0)), f"page flags {flags!r}"
 
 
 def break_memory(vm: Vm, einj: Einj, gva: GuestVA) -> Broken:

@@ -43,6 +43,7 @@ WALK_GVA = GuestVA(32 << 39 | 32 << 30 | 32 << 21 | 32 << 12)
 """No descriptor on the way to it is one that the program needs."""
 ANSWER = 0x1122_3344_5566_7788
 """What the VMM has ready for a load that must not be completed."""
+DOUBLE_FAULT = pytest.mark.kvm_sea_distinct("cpu.ease")
 LEVELS = pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 
 
@@ -177,6 +178,7 @@ def inject_unmasked(vcpu: Vcpu, syndrome: int | None) -> None:
     assert vcpu.get_events().exception.serror_pending == 0
 
 
+@DOUBLE_FAULT
 @LEVELS
 @pytest.mark.kvm_sea_requires("double-fault2")
 def test_mmio_ease(kvm_sea_vm: VmFactory, el0: bool) -> None:
@@ -186,6 +188,7 @@ def test_mmio_ease(kvm_sea_vm: VmFactory, el0: bool) -> None:
     abort_and_check(vcpu, ease=True)
 
 
+@DOUBLE_FAULT
 @SYNDROMES
 @pytest.mark.kvm_sea_requires("double-fault2")
 def test_serror_nmea(kvm_sea_vm: VmFactory, syndrome: int | None) -> None:
@@ -250,6 +253,7 @@ def test_unmasked_serror_and_mmio(kvm_sea_vm: VmFactory) -> None:
     assert vm.get_global("value") == ANSWER
 
 
+@pytest.mark.kvm_sea_distinct("kernel.uapi")
 @pytest.mark.usefixtures("kvm_sea_host")
 def test_serror_amo() -> None:
     """The original's test with HCR_EL2.AMO clear. Its VM has EL2, in which a guest hypervisor runs."""

@@ -22,13 +22,14 @@ from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC, IL
 from pytest_kvm_sea.expectations import known_defect
 from pytest_kvm_sea.selftests import guests
-from pytest_kvm_sea.selftests.delivery import kernel_version
+from pytest_kvm_sea.selftests.delivery import WITHOUT_MEMORY_ERRORS, kernel_version
 from pytest_kvm_sea.vmm.injection import write_abort
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.fixtures import VmFactory
     from pytest_kvm_sea.vmm.vcpu import Vcpu
 
+pytestmark = WITHOUT_MEMORY_ERRORS
 STATE = ("pc", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
 SERROR, DABT, IABT = 0, 2, 3
 """Offsets in struct kvm_vcpu_events; byte 3 is ext_iabt_pending, or padding."""

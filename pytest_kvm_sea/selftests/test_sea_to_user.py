@@ -27,11 +27,13 @@ from pytest_kvm_sea.selftests.scenario import (
     EINJ_GVA,
     GIB,
     NEEDS,
+    SMALL,
     START_GVA,
     add_memory,
     break_memory,
     break_physical,
     check_addresses,
+    check_backing,
     check_exit,
     populate,
     replay,
@@ -49,7 +51,8 @@ GVA = GuestVA(START_GVA + 0x4B80)
 WALK_GVA = GuestVA(32 << 39 | 32 << 30 | 32 << 21 | 32 << 12)
 """Its descriptors share a granule with no descriptor that the program needs, at any level."""
 UNTOUCHED = ("pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el1", "x9", "x10", "x11")
-INJECT_IABT = pytest.mark.kvm_sea_requires("inject-ext-iabt")
+needs = pytest.mark.kvm_sea_requires
+INJECT_IABT = needs("inject-ext-iabt")
 WAYS = ("events", "one-reg")
 
 
@@ -60,19 +63,23 @@ def lacks_fnv(vm: Vm) -> bool:
 
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize(
-    "backing",
+    ("backing", "size", "gva"),
     [
-        pytest.param(Backing.ANONYMOUS, id="anonymous"),
-        pytest.param(Backing.HUGETLB_1G, id="hugetlb-1g", marks=pytest.mark.kvm_sea_requires("hugetlb-1g")),
+        pytest.param(Backing.ANONYMOUS, GIB, EINJ_GVA, id="anonymous"),
+        pytest.param(Backing.THP, SMALL, GVA, id="thp"),
+        pytest.param(Backing.HUGETLB_2M, SMALL, GVA, id="hugetlb-2m", marks=needs("hugetlb-2m")),
+        pytest.param(Backing.HUGETLB_1G, GIB, EINJ_GVA, id="hugetlb-1g", marks=needs("hugetlb-1g")),
     ],
 )
-def test_sea_to_user(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, backing: Backing) -> None:
-    """The original, from the first line to the last: 1 GiB of memory at the top of the guest's address space."""
-    vm = kvm_sea_vm(guests.consumer(ACCESSES["ldr-x"], EINJ_GVA, check_fnv=True))
+def test_sea_to_user(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, backing: Backing, size: int, gva: GuestVA) -> None:
+    """The original, from the first line to the last: memory of every kind at the top of the guest's memory."""
+    vm = kvm_sea_vm(guests.consumer(ACCESSES["ldr-x"], gva, check_fnv=True))
     (vcpu,) = vm.vcpus
-    add_memory(vm, size=GIB, backing=backing)
+    add_memory(vm, size=size, backing=backing)
     vm.enable_sea_to_user()
-    broken = break_memory(vm, kvm_sea_einj, EINJ_GVA)
+    populate(vm, gva)
+    check_backing(vm, gva, backing)
+    broken = break_memory(vm, kvm_sea_einj, gva)
 
     sea = run_to_sea(vcpu, broken)
     check_exit(vcpu, sea, broken)

@@ -317,7 +317,10 @@ class Vcpu:
         return result
 
     def close(self) -> None:
+        """Close the file and let go of the shared page: KVM keeps a VM for as long as a vCPU of it is mapped."""
         self._file.close()
+        self._run_page = KvmRun()
+        self._mapping = memoryview(bytearray())
 
 
 def _describe(result: Ucall | VmExit) -> str:
