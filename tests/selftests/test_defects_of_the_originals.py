@@ -7,6 +7,7 @@ fault.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.arm64.esr import EC
 from pytest_kvm_sea.hosts.contract import Sigbus
-from pytest_kvm_sea.ras.einj import Einj
+from pytest_kvm_sea.ras.pagemap import Pagemap
 from pytest_kvm_sea.selftests.scenario import EINJ_GVA, GRANULE
 from pytest_kvm_sea.sim import apei, einj, firmware, physical
 from pytest_kvm_sea.sim.kvm import events, sea, stage2, vm
@@ -199,7 +200,7 @@ def test_f1_14_einj_is_put_back(run: Run, monkeypatch: pytest.MonkeyPatch, fails
 
 def test_f1_15_one_gigabyte_pages_are_not_needed(run: Run) -> None:
     """Where there are none, the test for them is skipped, and the one with ordinary memory passes."""
-    result = run("host-64k", "test_sea_to_user and (anonymous or hugetlb)")
+    result = run("host-64k", "test_sea_to_user.py and test_sea_to_user and (anonymous or hugetlb-1g)")
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["*[[]hugetlb-1g] *; *"])
 
@@ -211,13 +212,13 @@ def test_f1_18_the_access_lies_in_one_granule() -> None:
 def test_f1_19_a_frame_that_moves_is_not_poisoned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned: list[int] = []
     monkeypatch.setattr(physical.PhysicalMemory, "poison", lambda _self, hpa, _length=64: poisoned.append(hpa))
-    translate = Einj(host=None)._pagemap.__class__.translate  # type: ignore[arg-type] # only its class is wanted
-    moves = iter([0x1000, 0x2000])
+    translate = Pagemap.translate
+    moves = itertools.count(0x1000, 0x1000)
 
-    def moving(self: object, hva: HostVA) -> HostPA:
-        return HostPA(translate(self, hva) + next(moves))  # type: ignore[arg-type]
+    def moving(self: Pagemap, hva: HostVA) -> HostPA:
+        return HostPA(translate(self, hva) + next(moves))
 
-    monkeypatch.setattr("pytest_kvm_sea.ras.pagemap.Pagemap.translate", moving)
+    monkeypatch.setattr(Pagemap, "translate", moving)
     result = run("ampereone", ONE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*moved from*nothing was injected*"])
