@@ -77,7 +77,7 @@ def double_fault2(host: Host) -> Finding:
         return None
     return (
         "a guest has no FEAT_DoubleFault2 (ID_AA64PFR1_EL1.DF2 is 0), so no SCTLR2_EL1.EASE",
-        "a host with FEAT_DoubleFault2 (Armv8.9) and Linux 6.17 or later",
+        "a host with FEAT_DoubleFault2 and a kernel whose KVM shows it",
     )
 
 

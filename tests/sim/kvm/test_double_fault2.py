@@ -15,7 +15,7 @@ CODE, VECTORS = 0x1_0000, 0x2_0000
 SELF = 0x1400_0000
 EL1H_A, EL1H_OPEN, EL0 = 0x105, 0x5, 0x0
 BITS = {"NMEA": 2, "EnADERR": 3, "EnANERR": 4, "EASE": 5}
-"""Of SCTLR2_EL1 (Arm ARM, D24.2.183)."""
+"""Of SCTLR2_EL1 (arch/arm64/tools/sysreg)."""
 PLATFORM = "double-fault2"
 
 
