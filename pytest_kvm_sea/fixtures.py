@@ -8,6 +8,7 @@
 | kvm_sea_vm         | a function that makes a VM and loads a program into it                    |
 | kvm_sea_einj       | the client of EINJ: injects memory errors                                 |
 | kvm_sea_pagemap    | host virtual to host physical addresses                                   |
+| kvm_sea_firmware   | a firmware that breaks stage-2 tables, where the host has one             |
 | kvm_sea_ucalls     | a function that runs a vCPU and gives what the guest says, call by call   |
 | kvm_sea_debugfs    | the directory of the simulated debugfs tree, for `ls` and `cat`           |
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.guest.ucall import Ucall
     from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.ras.einj import Einj
+    from pytest_kvm_sea.ras.firmware import Firmware
     from pytest_kvm_sea.ras.pagemap import Pagemap
     from pytest_kvm_sea.targets import Target
     from pytest_kvm_sea.vmm.vcpu import Vcpu
@@ -94,6 +96,24 @@ def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea
         pytest.skip(requirements.reason(found))
     with injection.make_einj(request.node, kvm_sea_host) as einj:
         yield einj
+
+
+@pytest.fixture
+def kvm_sea_firmware(
+    request: pytest.FixtureRequest,
+    kvm_sea_target: Target,
+    kvm_sea_host: Host,
+    kvm_sea_vm: VmFactory,  # noqa: ARG001 - what is broken must be repaired before the VMs are closed
+) -> Iterator[Firmware]:
+    """The firmware of an emulated or simulated host, which breaks stage-2 tables. Skips where there is none."""
+    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea.providers import probe_host
+    from pytest_kvm_sea.ras.firmware import Firmware
+
+    requirements.require(probe_host(request.config, kvm_sea_target), ["firmware-stage2"])
+    firmware = Firmware(kvm_sea_host)
+    yield firmware
+    firmware.repair_all()
 
 
 @pytest.fixture

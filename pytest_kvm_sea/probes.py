@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from typing import TypeAlias
 
 from pytest_kvm_sea.hosts.contract import Backing, File, Host
+from pytest_kvm_sea.ras.firmware import Firmware, FirmwareError
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.registers import register_id
 from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
@@ -152,6 +153,16 @@ def debugfs(host: Host) -> Finding:
     if any(line.split()[1:3] == [DEBUGFS, "debugfs"] for line in mounts.splitlines()):
         return None
     return f"nothing is mounted at {DEBUGFS}", f"mount -t debugfs none {DEBUGFS}"
+
+
+def firmware_stage2(host: Host) -> Finding:
+    try:
+        operations = Firmware(host).ask("about")["operations"]
+    except FirmwareError as error:
+        return str(error), "the emulated host (python -m pytest_kvm_sea.emulated), or --kvm-sea-host sim"
+    if "break" in operations:
+        return None
+    return "the firmware cannot break stage-2 tables", "a newer firmware process"
 
 
 def einj_table(host: Host) -> Finding:

@@ -40,6 +40,7 @@ ORDER = (
     "uapi",
     "arm64",
     "platforms",
+    "firmware",
     "addresses",
 )
 """Each may import itself and what comes after it."""

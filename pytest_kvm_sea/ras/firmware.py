@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_kvm_sea.firmware.port import LONGEST, PATH
+from pytest_kvm_sea.firmware.port import LONGEST, NAME, PATH
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.addresses import HostPA
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 20.0
 """Seconds. A search through the memory of a machine takes less than one."""
-_PAUSE = 0.002
+PORTS = "/sys/class/virtio-ports"
+_PAUSE = 0.01
 
 
 class FirmwareError(Exception):
@@ -63,7 +64,7 @@ class Firmware:
         self.broken.remove(table)
 
     def repair_all(self) -> None:
-        """Everything that is still broken. KVM reads these tables itself when it closes the VM, and would not survive."""
+        """Everything that is still broken. KVM itself reads these tables when it closes the VM: it would not survive."""
         while self.broken:
             self.repair(self.broken[-1])
 
@@ -76,7 +77,7 @@ class Firmware:
                 _write(file, request, deadline)
                 reply = _read_line(file, deadline)
         except OSError as error:
-            raise FirmwareError(f"{PATH}: {error.strerror}; operation {operation!r}") from error
+            raise FirmwareError(f"the firmware port {NAME} cannot be used: {error.strerror}") from error
         answer = json.loads(reply)
         if not answer["ok"]:
             raise FirmwareError(f"the firmware refuses {operation!r}: {answer['error']}")
@@ -85,13 +86,27 @@ class Firmware:
 
 def _open(host: Host, deadline: float) -> File:
     """The port serves one at a time: wait for whoever has it."""
+    path = _locate(host)
     while True:
         try:
-            return host.open(PATH, os.O_RDWR | os.O_NONBLOCK)
+            return host.open(path, os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
+
+
+def _locate(host: Host) -> str:
+    """By the link that udev makes, or else by the names in sysfs. FileNotFoundError where there is no such port."""
+    try:
+        host.access(PATH, os.F_OK)
+    except FileNotFoundError:
+        for device in host.listdir(PORTS):
+            with closing(host.open(f"{PORTS}/{device}/name", os.O_RDONLY)) as name:
+                if name.read().decode().strip() == NAME:
+                    return f"/dev/{device}"
+        raise
+    return PATH
 
 
 def _write(file: File, data: bytes, deadline: float) -> None:

@@ -17,6 +17,7 @@ from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.ras.kpageflags import PageFlag, page_flags
 from pytest_kvm_sea.ras.pagemap import Pagemap
 from pytest_kvm_sea.ras.sigbus import BUS_MCEERR_AR, SI_KERNEL, explain, name
+from pytest_kvm_sea.selftests import guests
 from pytest_kvm_sea.vmm.errors import GuestFailure
 from pytest_kvm_sea.vmm.exits import SeaExit, SigbusExit, VmExit
 from pytest_kvm_sea.vmm.injection import write_abort
@@ -24,6 +25,7 @@ from pytest_kvm_sea.vmm.injection import write_abort
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Sigbus
     from pytest_kvm_sea.ras.einj import Einj
+    from pytest_kvm_sea.ras.firmware import Firmware
     from pytest_kvm_sea.vmm.vcpu import Vcpu
     from pytest_kvm_sea.vmm.vm import Vm
 
@@ -53,6 +55,8 @@ class Broken:
     gpa: GuestPA
     hva: HostVA
     hpa: HostPA
+    walk_level: int | None = None
+    """Not the cell itself is broken, but a stage-2 table of this level, on the way to it."""
 
 
 def highest(vm: Vm, size: int) -> GuestPA:
@@ -97,6 +101,23 @@ def break_physical(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
     """Break the granule at a guest physical address; ``gva`` is the address that will run into it."""
     hva = vm.memory.hva(gpa)
     return Broken(gva, gpa, hva, einj.inject_at(hva).address)
+
+
+def break_table(vm: Vm, firmware: Firmware, gva: GuestVA) -> Broken:
+    """Break the stage-2 table of level 3 on the way to ``gva``: the guest touches another page of its block first.
+
+    The guest must be one that warms up (`guests.consumer`), and has not run yet.
+    """
+    populate(vm, gva)
+    neighbour = GuestVA(gva // SMALL * SMALL)
+    assert neighbour // PAGE_SIZE != gva // PAGE_SIZE, f"{gva:#x} is in the page that is touched first"
+    populate(vm, neighbour)
+    vm.set_global("warm", neighbour)
+    vm.vcpus[0].expect_sync(guests.WARM)
+    vm.set_global("warm", 0)
+    firmware.break_table(Pagemap(vm.host).translate(vm.gva_to_hva(neighbour)))
+    hva = vm.gva_to_hva(gva)
+    return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host).translate(hva), walk_level=3)
 
 
 def run_to_sea(vcpu: Vcpu, broken: Broken) -> SeaExit:
@@ -158,11 +179,14 @@ def _skip_if_no_poison(vm: Vm) -> None:
 
 
 def check_exit(vcpu: Vcpu, sea: SeaExit, broken: Broken, *, write: bool = False, instruction: bool = False) -> None:
-    """What kvm_run.arm_sea must say of an abort that was not on a table walk, in every revision."""
-    status = syndromes.FSC_SEA | (syndromes.WNR if write else 0)
+    """What kvm_run.arm_sea must say of the abort, in every revision; on a table walk it has no GPA to tell."""
+    walk = broken.walk_level is not None
+    status = syndromes.FSC_SEA if broken.walk_level is None else syndromes.fsc_sea_walk(broken.walk_level)
+    status |= syndromes.WNR if write else 0
     expected = syndromes.syndrome(EC.IABT_LOWER if instruction else EC.DABT_LOWER, status)
     shown = sea.esr & _ABORT_FIELDS & ~_HARDWARE_DEPENDENT
     assert shown == expected, f"esr {sea.esr:#x}: expected {expected:#x}"
+    assert not (walk and sea.gpa_valid), f"GPA_VALID on a table walk: {sea}"
     check_addresses(vcpu, sea, broken)
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
+from pytest_kvm_sea.firmware import port
 from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
 from pytest_kvm_sea.sim.apei import Apei
 from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
+from pytest_kvm_sea.sim.firmware_port import FirmwarePort
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
@@ -57,6 +59,7 @@ class SimHost:
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
         self._files.register("/dev/kvm", self._open_kvm)
+        self._files.register(port.PATH, FirmwarePort(self._machine).open, mode=0o600)
         boot_id = f"{uuid.uuid4()}\n".encode()
         self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, lambda: boot_id), mode=0o444)
 

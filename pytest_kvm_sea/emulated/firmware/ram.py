@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ BASE = HostPA(0x4000_0000)
 """Where RAM begins in QEMU's `virt` (hw/arm/virt.c, VIRT_MEM)."""
 _U64 = struct.Struct("<Q")
 _CHUNK = 16 << 20
+_PAGE = 4096
+_ZEROS = bytes(_PAGE)
 
 
 class Ram:
@@ -50,18 +53,13 @@ class Ram:
         self._map[offset : offset + len(data)] = data
 
     def words(self, part: bytes, at: int) -> Iterator[HostPA]:
-        """The addresses, ascending, of all aligned 8-byte words that have ``part`` ``at`` bytes after their start.
-
-        Memory that nobody ever wrote to has no place in the file, and is not looked at.
-        """
-        for start, end in self._extents():
-            for offset in range(start, end, _CHUNK):
-                data = os.pread(self._file, min(_CHUNK, end - offset), offset)
-                found = data.find(part)
-                while found >= 0:
-                    if found % 8 == at:
-                        yield HostPA(self.base + offset + found - at)
-                    found = data.find(part, found + 1)
+        """The addresses, ascending, of all aligned 8-byte words that have ``part`` ``at`` bytes after their start."""
+        pattern = re.compile(re.escape(part))
+        for offset, data in self._used():
+            for found in pattern.finditer(data):
+                start = found.start() - at
+                if start % 8 == 0:
+                    yield HostPA(self.base + offset + start)
 
     def close(self) -> None:
         """Allowed twice."""
@@ -73,10 +71,16 @@ class Ram:
     def _offset(self, address: int, size: int) -> int:
         offset = address - self.base
         if offset < 0 or offset + size > self.size:
-            raise IndexError(
-                f"{address:#x} is not in the machine's RAM [{self.base:#x}, {self.base + self.size:#x})"
-            )
+            raise IndexError(f"{address:#x} is not in the machine's RAM [{self.base:#x}, {self.base + self.size:#x})")
         return offset
+
+    def _used(self) -> Iterator[tuple[int, bytes]]:
+        """Offset and content of everything but pages of zeros, which most of the memory is."""
+        for start, end in self._extents():
+            for offset in range(start, end, _CHUNK):
+                data = os.pread(self._file, min(_CHUNK, end - offset), offset)
+                for first, last in _runs(data):
+                    yield offset + first, data[first:last]
 
     def _extents(self) -> Iterator[tuple[int, int]]:
         """Start and end of what the file holds data for (lseek(2), SEEK_DATA)."""
@@ -88,3 +92,17 @@ class Ram:
                 return
             end = os.lseek(self._file, start, os.SEEK_HOLE)
             yield start, end
+
+
+def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of every run of pages that are not all zeros."""
+    first = None
+    for position in range(0, len(data), _PAGE):
+        if data.startswith(_ZEROS, position):
+            if first is not None:
+                yield first, position
+            first = None
+        elif first is None:
+            first = position
+    if first is not None:
+        yield first, len(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Find KVM's stage-2 tables in the machine's memory, and break one (Arm ARM D8.3, VMSAv8-64 descriptors, 4 KiB granule).
+"""Find KVM's stage-2 tables in the machine's memory, and break one (Arm ARM D8.3, 4 KiB granule).
 
 The level-3 table that maps a page is found by its entry for that page: the page's address is in it, with the attributes
 of stage 2, which no descriptor of stage 1 has. The level-2 table is found by its pointer to the level-3 table. That
@@ -80,7 +80,7 @@ def find_entry(ram: Ram, page: HostPA) -> Entry:
     if len(pointers) > 1:
         found = ", ".join(f"{table:#x} by {pointer:#x}" for table, pointer in pointers)
         raise NotFound(f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed")
-    (_, pointer), = pointers
+    ((_, pointer),) = pointers
     return Entry(pointer, ram.read_u64(pointer))
 
 

@@ -44,6 +44,8 @@ class Stage2:
         self._parity = parity
         self._tables: set[tuple[int, int]] = set()
         """(level, address >> shift of that level) of the table entries that exist."""
+        self._pages: dict[int, set[int]] = {}
+        """Pages that are mapped: hva to the addresses of the guest."""
         self.broken_tables: dict[tuple[int, int], int] = {}
         """Poisoned stage-2 tables: (shift, ipa >> shift) of what they translate, to the level of the table."""
         self.last_poison: HostPA | None = None
@@ -70,7 +72,7 @@ class Stage2:
         hpa = self._frame(hva)
         if hpa is None:
             raise Stage2Fault(self._translation_fault(ipa))
-        self._map(ipa)
+        self._map(ipa, hva)
         memory, offset = found
         view = memory.view[offset : offset + PAGE_SIZE]
         return Page(view, stable=not self._physical.page_poisoned(hpa), writable=not slot.readonly)
@@ -92,7 +94,14 @@ class Stage2:
             return None
         return hpa
 
-    def _map(self, ipa: int) -> None:
+    def mapped(self, hva: HostVA) -> list[int]:
+        """The guest's addresses, ascending, that have been mapped to a page of the VMM and still are."""
+        ipas = sorted(self._pages.get(hva, ()))
+        slots = ((ipa, self._memslots.find(ipa)) for ipa in ipas)
+        return [ipa for ipa, slot in slots if slot is not None and slot.hva(ipa) == hva]
+
+    def _map(self, ipa: int, hva: HostVA) -> None:
+        self._pages.setdefault(hva, set()).add(ipa & ~PAGE_MASK)
         for level, shift in _BLOCK_SHIFTS:
             self._tables.add((level, ipa >> shift))
 
