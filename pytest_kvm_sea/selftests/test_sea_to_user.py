@@ -53,7 +53,10 @@ WALK_GVA = GuestVA(32 << 39 | 32 << 30 | 32 << 21 | 32 << 12)
 UNTOUCHED = ("pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el1", "x9", "x10", "x11")
 needs = pytest.mark.kvm_sea_requires
 INJECT_IABT = needs("inject-ext-iabt")
-WAYS = ("events", "one-reg")
+ONCE_PER_CORE = pytest.mark.kvm_sea_distinct(
+    "kernel.uapi", "kernel.release", "kernel.page_size", "kernel.sea_to_user", "cpu"
+)
+"""What is a matter of KVM and the core. What EINJ and firmware can lack is told by `test_sea_to_user` itself."""
 
 
 def lacks_fnv(vm: Vm) -> bool:
@@ -112,6 +115,7 @@ def kinds(way: str) -> list[object]:
     ]
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", kinds("events"))
@@ -121,6 +125,7 @@ def test_access(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: str, el0: bool)
     consume(kvm_sea_vm(guests.consumer(ACCESSES[kind], gva, el0=el0)), kvm_sea_einj, kind, el0=el0, way="events")
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", ["ldr-x", "str-x", "fetch"])
@@ -130,6 +135,7 @@ def test_replay_by_registers(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: st
     consume(kvm_sea_vm(program), kvm_sea_einj, kind, el0=el0, way="one-reg")
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
     """The exit leaves the guest's registers alone; running on without injecting brings the same exit again."""
@@ -145,6 +151,7 @@ def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None
     assert vcpu.registers("pc", *UNTOUCHED) == state
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_error_in_page_tables(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, level: int) -> None:
@@ -166,6 +173,7 @@ def test_error_in_page_tables(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, level: 
     vcpu.expect_done()
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 def test_two_vcpus_read_the_same_cell(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
     """Each vCPU gets an exit of its own, and each its own abort."""
@@ -213,6 +221,7 @@ def test_without_ras_mainline_never_exits(kvm_sea_vm: VmFactory, kvm_sea_einj: E
     run_to_done(vm.vcpus[0], break_memory(vm, kvm_sea_einj, GVA))
 
 
+@ONCE_PER_CORE
 @pytest.mark.kvm_sea_requires("ras", "einj-memory-uer", "einj-notrigger", "pagemap-pfn")
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 def test_capability_off(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, el0: bool) -> None:
