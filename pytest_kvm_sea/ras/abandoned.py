@@ -52,7 +52,9 @@ def _is_offline(host: Host, entry: Entry) -> bool:
 def _changed(host: Host, entry: Entry) -> list[Write]:
     """The way back, for those files that still hold what the injection wrote."""
     files = EinjFiles(host)
-    written = dict(entry.writes)
+    written: dict[str, str] = {}
+    for file, text in entry.writes:
+        written.setdefault(file, text)  # what comes later is the way back
     back = []
     for write in way_back(dict(entry.knobs)):
         try:
