@@ -162,7 +162,13 @@ def firmware_stage2(host: Host) -> Finding:
         return str(error), "the emulated host (python -m pytest_kvm_sea.emulated), or --kvm-sea-host sim"
     if "break" in operations:
         return None
-    return "the firmware cannot break stage-2 tables", "a newer firmware process"
+    return "the firmware cannot break stage-2 tables", "another firmware"
+
+
+def firmware_einj(host: Host) -> Finding:
+    if "einj-outcome" in Firmware(host).ask("about")["operations"]:
+        return None
+    return "the firmware that can be asked is not the one behind EINJ", "the emulated host with --firmware"
 
 
 def einj_table(host: Host) -> Finding:

@@ -64,9 +64,20 @@ class Firmware:
         self.broken.remove(table)
 
     def repair_all(self) -> None:
-        """Everything that is still broken. KVM itself reads these tables when it closes the VM: it would not survive."""
+        """Everything that is still broken. KVM itself reads these tables to close the VM: it would not survive."""
         while self.broken:
             self.repair(self.broken[-1])
+
+    def set_einj_outcome(self, outcome: str) -> None:
+        """How EINJ's commands end from now on: `success`, `failed`, `invalid`, `timeout`. Raises FirmwareError."""
+        self.ask("einj-outcome", outcome=outcome)
+
+    def einj_injections(self) -> list[dict[str, Any]]:
+        """The last errors that the firmware took on, as it was told of them. Raises FirmwareError.
+
+        type, flags, address, mask: SET_ERROR_TYPE_WITH_ADDRESS; placed: whether there is an error now.
+        """
+        return list(self.ask("einj-injections")["injections"])
 
     def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
         """One request, one answer. Raises FirmwareError."""

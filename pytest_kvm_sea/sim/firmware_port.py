@@ -10,27 +10,33 @@ from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.firmware.port import LONGEST, PATH, Operation, RequestError, answer, number
 from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.sim.files import SimFile
+from pytest_kvm_sea.sim.firmware import Status
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.sim.firmware import Firmware
     from pytest_kvm_sea.sim.kvm.device import Machine
     from pytest_kvm_sea.sim.kvm.stage2 import Stage2
 
 _PAGE_MASK = 0xFFF
 _TABLE_SHIFT, _TABLE_LEVEL = 21, 3
+_SHOWN = 16
 _HUGE = {Backing.THP, Backing.HUGETLB_2M, Backing.HUGETLB_1G}
 
 
 class FirmwarePort:
     """The firmware of one host, as it is reached by its port."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, firmware: Firmware) -> None:
         self._machine = machine
+        self._firmware = firmware
         self._broken: dict[int, tuple[Stage2, tuple[int, int]]] = {}
         self._next = 1
         self.operations: dict[str, Operation] = {
             "about": self._about,
             "break": self._break,
             "repair": self._repair,
+            "einj-outcome": self._einj_outcome,
+            "einj-injections": self._einj_injections,
         }
 
     def open(self, flags: int) -> SimFile:
@@ -80,6 +86,28 @@ class FirmwarePort:
         stage2, block = found
         del stage2.broken_tables[block]
         return {}
+
+    def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
+        try:
+            self._firmware.next_status = Status(request.get("outcome"))
+        except ValueError:
+            words = ", ".join(status.value for status in Status)
+            raise RequestError(f"unknown outcome {request.get('outcome')!r}; there are {words}") from None
+        return {}
+
+    def _einj_injections(self, _request: Mapping[str, Any]) -> dict[str, object]:
+        return {
+            "injections": [
+                {
+                    "type": injection.request.type,
+                    "flags": injection.request.flags,
+                    "address": injection.request.address,
+                    "mask": injection.request.mask,
+                    "placed": injection.poisoned,
+                }
+                for injection in self._firmware.injections[-_SHOWN:]
+            ]
+        }
 
 
 class _PortFile(SimFile):

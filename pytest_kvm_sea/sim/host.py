@@ -59,7 +59,7 @@ class SimHost:
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
         self._files.register("/dev/kvm", self._open_kvm)
-        self._files.register(port.PATH, FirmwarePort(self._machine).open, mode=0o600)
+        self._files.register(port.PATH, FirmwarePort(self._machine, self.firmware).open, mode=0o600)
         boot_id = f"{uuid.uuid4()}\n".encode()
         self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, lambda: boot_id), mode=0o444)
 

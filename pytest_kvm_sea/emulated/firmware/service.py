@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.emulated.firmware import stage2
+from pytest_kvm_sea.emulated.firmware.einj import EinjFirmware, Outcome
 from pytest_kvm_sea.firmware.port import Operation, RequestError, number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_kvm_sea.emulated.firmware.einj import Request
     from pytest_kvm_sea.emulated.firmware.ram import Ram
 
 _PATIENCE = 2.0
 """Seconds to look again for. Tables of a VM that is gone are freed, and cleared, a moment later."""
 _PAUSE = 0.05
+_SHOWN = 16
+"""Injections in an answer: more would not fit into its line."""
 
 
 class Service:
     """The firmware of one machine."""
 
-    def __init__(self, ram: Ram, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, ram: Ram, registers: Path | None = None, *, patience: float = _PATIENCE) -> None:
+        """``registers``: the file with the registers of its EINJ table, if it has one."""
         self._ram = ram
         self._patience = patience
         self._broken: dict[int, stage2.Entry] = {}
@@ -32,9 +39,14 @@ class Service:
             "break": self._break,
             "repair": self._repair,
         }
+        self.einj = None if registers is None else EinjFirmware(registers, self._place)
+        if self.einj is not None:
+            self.operations |= {"einj-outcome": self._einj_outcome, "einj-injections": self._einj_injections}
 
     def _about(self, _request: Mapping[str, Any]) -> dict[str, object]:
         return {"operations": sorted(self.operations), "broken": len(self._broken)}
+
+    # Stage 2
 
     def _break(self, request: Mapping[str, Any]) -> dict[str, object]:
         """The stage-2 table that maps the page at ``hpa`` cannot be read any more; ``id`` is for the repair."""
@@ -51,7 +63,7 @@ class Service:
             try:
                 return stage2.find_entry(self._ram, page)
             except stage2.NotFound as error:
-                if time.monotonic() > deadline:
+                if not error.transient or time.monotonic() > deadline:
                     raise RequestError(str(error)) from None
             time.sleep(_PAUSE)
 
@@ -66,3 +78,23 @@ class Service:
         except stage2.NotFound as error:
             raise RequestError(str(error)) from None
         return {}
+
+    # EINJ
+
+    def _place(self, request: Request) -> bool:  # noqa: ARG002
+        return False
+
+    def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
+        """How EINJ's commands end from now on: `success`, `failed`, `invalid` or `timeout`."""
+        assert self.einj is not None
+        try:
+            self.einj.outcome = Outcome(request.get("outcome"))
+        except ValueError:
+            words = ", ".join(outcome.value for outcome in Outcome)
+            raise RequestError(f"unknown outcome {request.get('outcome')!r}; there are {words}") from None
+        return {}
+
+    def _einj_injections(self, _request: Mapping[str, Any]) -> dict[str, object]:
+        """What was injected so far: type, flags, address and mask as the kernel asked, and what came of it."""
+        assert self.einj is not None
+        return {"injections": [injection.as_answer() for injection in self.einj.injections[-_SHOWN:]]}

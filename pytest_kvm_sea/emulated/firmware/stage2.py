@@ -34,7 +34,14 @@ _SEARCHED = slice(2, 6)
 
 
 class NotFound(Exception):
-    """There is no table for that page, or more than one that could be."""
+    """There is no table for that page, or more than one that could be.
+
+    ``transient``: another look a moment later may find another thing, because tables come and go.
+    """
+
+    def __init__(self, text: str, *, transient: bool = False) -> None:
+        super().__init__(text)
+        self.transient = transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def find_entry(ram: Ram, page: HostPA) -> Entry:
         )
     if len(pointers) > 1:
         found = ", ".join(f"{table:#x} by {pointer:#x}" for table, pointer in pointers)
-        raise NotFound(f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed")
+        raise NotFound(f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed", transient=True)
     ((_, pointer),) = pointers
     return Entry(pointer, ram.read_u64(pointer))
 
