@@ -40,6 +40,7 @@ ORDER = (
     "uapi",
     "arm64",
     "platforms",
+    "emulated",
     "firmware",
     "addresses",
 )
