@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.vmm.vcpu import Vcpu
     from pytest_kvm_sea.vmm.vm import Vm
 
-EINJ_NEEDS = ("einj-table", "einj-module", "lockdown", "einj-parameters", "pagemap-pfn")
+EINJ_NEEDS = ("arm64", "einj-table", "einj-module", "lockdown", "einj-parameters", "pagemap-pfn")
 """What every injection of a memory error at an address needs."""
 
 

@@ -40,10 +40,10 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 def default_path() -> Path:
     """Where root's sessions keep it, whoever became root: below /var/lib; for others, in their state directory."""
-    if os.access(SYSTEM_STATE, os.W_OK):
+    if os.geteuid() == 0:
         return SYSTEM_STATE / DIRECTORY / NAME
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local/state") / DIRECTORY / NAME
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / DIRECTORY / NAME
 
 
 def boot_id(host: Host) -> str:

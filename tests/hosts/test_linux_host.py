@@ -87,12 +87,14 @@ def test_memory(host: Host, backing: Backing, alignment: int) -> None:
     memory.close()
 
 
-def test_huge_pages_that_are_not_there(host: Host) -> None:
-    free = Path("/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages")
+@pytest.mark.parametrize(("backing", "size"), [(Backing.HUGETLB_2M, 2 << 20), (Backing.HUGETLB_1G, 1 << 30)])
+def test_huge_pages_that_are_not_there(host: Host, backing: Backing, size: int) -> None:
+    """ENOMEM at once, and no SIGBUS at the first touch."""
+    free = Path(f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB/free_hugepages")
     if free.exists() and int(free.read_text()):
-        pytest.skip("[hugetlb] this machine has free 1 GiB pages; nothing to get")
+        pytest.skip("[hugetlb] this machine has free pages of this size; nothing to get")
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
-        host.map_memory(1 << 30, backing=Backing.HUGETLB_1G)
+        host.map_memory(size, backing=backing)
     assert caught.value.errno in {errno.ENOMEM, errno.EINVAL}
 
 

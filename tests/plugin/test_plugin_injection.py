@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Places:
         made.hosts.append(Server())
         return made.hosts[-1]
 
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name, module, attribute in (("run", lock, "DIRECTORY"), ("lib", journal, "SYSTEM_STATE")):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(module, attribute, tmp_path / name)
@@ -176,12 +178,14 @@ def test_a_page_that_stays_is_a_warning_in_the_summary(
 # Waiting
 
 CONFTEST = """
+import os
 from pathlib import Path
 from pytest_kvm_sea import providers
 from pytest_kvm_sea.ras import journal, lock
 from tests.ras.ras_hosts import Server
 
 HERE = Path(__file__).parent
+os.geteuid = lambda: 0
 lock.DIRECTORY = journal.SYSTEM_STATE = HERE
 providers.make_host = lambda target: Server(tree=HERE / "tree")
 """

@@ -210,8 +210,9 @@ def test_no_file_is_an_empty_journal_and_an_unreadable_one_is_not(tmp_path: Path
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "SYSTEM_STATE", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert module.default_path() == tmp_path / "pytest-kvm-sea/einj-journal.jsonl"
-    monkeypatch.setattr(module, "SYSTEM_STATE", tmp_path / "absent")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert module.default_path() == tmp_path / "state/pytest-kvm-sea/einj-journal.jsonl"
     monkeypatch.delenv("XDG_STATE_HOME")
