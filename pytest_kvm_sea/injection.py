@@ -13,6 +13,7 @@ import pytest
 from pytest_kvm_sea.command_line import DRY_RUN
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.ras.einj import Einj
+from pytest_kvm_sea.ras.firmware import Firmware, FirmwareError
 from pytest_kvm_sea.ras.journal import Journal, default_path
 from pytest_kvm_sea.ras.lock import HostLock
 from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.ras.einj_files import Write
 
+_TABLE_LEVEL = 3
 _JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
 EINJ: pytest.StashKey[Einj] = pytest.StashKey()
 """The client that a test uses, kept on its item: memory must not be unmapped before its pages are out of service."""
@@ -46,6 +48,7 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
         say(item.config, "\n".join((f"kvm-sea: {item.nodeid} would write on {host.node}:", *map(str, writes))))
         pytest.skip(f"[dry-run] {len(writes)} writes were shown and none was made; leave out {DRY_RUN.flag}")
 
+    breaks_tables = real and _breaks_tables(host)
     einj = Einj(
         host,
         Safeguards(
@@ -54,10 +57,20 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
             journal=_journal(item.config) if real or chosen.journal else None,
             test=item.nodeid,
             rehearse=rehearse if chosen.dry_run else None,
+            mend=Firmware(host).mend_einj if breaks_tables else None,
         ),
     )
+    einj.broken_table_level = _TABLE_LEVEL if breaks_tables else None
     item.stash[EINJ] = einj
     return einj
+
+
+def _breaks_tables(host: Host) -> bool:
+    """Whether the firmware behind EINJ is an emulated machine's, which cannot break a cell."""
+    try:
+        return "einj-mend" in Firmware(host).ask("about")["operations"]
+    except FirmwareError:
+        return False
 
 
 def retire_before_unmapping(item: pytest.Item) -> None:

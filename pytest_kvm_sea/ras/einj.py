@@ -114,6 +114,8 @@ class Einj:
         self._open: list[tuple[Injection, str]] = []
         self.injections: list[Injection] = []
         """Every error that was injected, and those of which that is not certain."""
+        self.broken_table_level: int | None = None
+        """Not None: injecting breaks the stage-2 table of this level that maps the page (the emulated host's EINJ)."""
 
     def __enter__(self) -> Self:
         return self
@@ -317,6 +319,8 @@ class Einj:
         failures = []
         try:
             with deferred_interrupts():
+                if self._safeguards.mend is not None:
+                    self._safeguards.mend()
                 while self._open:
                     failures += self._retire(*self._open[0])
                     del self._open[0]

@@ -79,6 +79,10 @@ class Firmware:
         """
         return list(self.ask("einj-injections")["injections"])
 
+    def mend_einj(self) -> None:
+        """Repair what EINJ broke, where that is stage-2 tables. Raises FirmwareError."""
+        self.ask("einj-mend")
+
     def ask(self, operation: str, **arguments: object) -> dict[str, Any]:
         """One request, one answer. Raises FirmwareError."""
         request = json.dumps({"op": operation, **arguments}).encode() + b"\n"

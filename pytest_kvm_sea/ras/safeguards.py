@@ -32,6 +32,8 @@ class Safeguards:
     """Who injects, for the journal."""
     rehearse: Callable[[Sequence[Write]], NoReturn] | None = None
     """Given, nothing is ever written: it gets every write that would be made, and ends the test."""
+    mend: Callable[[], None] | None = None
+    """Called before pages are taken out of service: an emulated firmware mends what the kernel walks to do that."""
 
 
 def not_named(host: Host, named: str | None) -> Problem | None:

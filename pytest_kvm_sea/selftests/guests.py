@@ -39,22 +39,34 @@ def abort_vector(*, el0: bool, instruction: bool) -> tuple[Vector, EC]:
 
 
 def _warm_up(g: Guest) -> None:
-    """Touch a page that the VMM names in ``warm``, so that stage 2 gets its tables; without a name nothing."""
+    """Touch a page that the VMM names in ``warm``, so that stage 2 has tables for it; without a name nothing.
+
+    The TLB forgets it again: the next access walks the tables.
+    """
     address = g.load_global("warm")
     with g.if_(address):
         g.read_u64(address)
+        g.dsb()
+        g.system("tlbi vmalle1")
+        g.dsb()
+        g.isb()
         g.sync(WARM)
 
 
 def _program(code: Function, *, el0: bool, handlers: Handlers) -> GuestProgram:
-    """``code`` at EL1, or at EL0 under an EL1 that does nothing but start it."""
+    """``code`` at EL1, or at EL0 under an EL1 that does nothing but start it; both after warming up at EL1."""
+
+    def start(g: Guest) -> None:
+        _warm_up(g)
+        code(g)
 
     def start_user(g: Guest) -> None:
+        _warm_up(g)
         g.enter_el0()
 
     if el0:
         return GuestProgram.build(start_user, handlers=handlers, user=code, globals=_GLOBALS)
-    return GuestProgram.build(code, handlers=handlers, globals=_GLOBALS)
+    return GuestProgram.build(start, handlers=handlers, globals=_GLOBALS)
 
 
 @cache
@@ -67,7 +79,6 @@ def consumer(kind: AccessKind, gva: int, *, el0: bool = False, check_fnv: bool =
     vector, exception_class = abort_vector(el0=el0, instruction=kind.is_fetch)
 
     def guest_code(g: Guest) -> None:
-        _warm_up(g)
         g.access(kind, gva)
         # Not reached: consuming the error is a SEA. What is at the cell tells poison that was ignored from none at all.
         g.label_here("probe")

@@ -138,9 +138,9 @@ def test_journal(
     kvm_sea_einj.inject_at(page)  # a dry run ends here
     firmware.set_einj_outcome(outcome)
     journal = Journal(tmp_path / "journal")
-    with Einj(kvm_sea_host, Safeguards(named=kvm_sea_host.node, journal=journal)) as einj:
-        with contextlib.suppress(EinjError):
-            einj.inject_at(HostVA(page + 64))
+    safeguards = Safeguards(named=kvm_sea_host.node, journal=journal)
+    with Einj(kvm_sea_host, safeguards) as einj, contextlib.suppress(EinjError):
+        einj.inject_at(HostVA(page + 64))
     lines = [json.loads(line) for line in journal.path.read_text(encoding="utf-8").splitlines()]
     assert [line["event"] for line in lines] == events
     (entry,) = journal.entries()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _PATIENCE = 2.0
 """Seconds to look again for. Tables of a VM that is gone are freed, and cleared, a moment later."""
 _PAUSE = 0.05
+_FLAG_MEMORY, _UNCORRECTED = 0x2, 0x30
+"""SET_ERROR_TYPE_WITH_ADDRESS: the address is valid; memory errors, uncorrectable and fatal."""
 _SHOWN = 16
 """Injections in an answer: more would not fit into its line."""
 
@@ -33,6 +35,7 @@ class Service:
         self._ram = ram
         self._patience = patience
         self._broken: dict[int, stage2.Entry] = {}
+        self._broken_by_einj: list[stage2.Entry] = []
         self._next = 1
         self.operations: dict[str, Operation] = {
             "about": self._about,
@@ -41,7 +44,11 @@ class Service:
         }
         self.einj = None if registers is None else EinjFirmware(registers, self._place)
         if self.einj is not None:
-            self.operations |= {"einj-outcome": self._einj_outcome, "einj-injections": self._einj_injections}
+            self.operations |= {
+                "einj-outcome": self._einj_outcome,
+                "einj-injections": self._einj_injections,
+                "einj-mend": self._einj_mend,
+            }
 
     def _about(self, _request: Mapping[str, Any]) -> dict[str, object]:
         return {"operations": sorted(self.operations), "broken": len(self._broken)}
@@ -81,8 +88,28 @@ class Service:
 
     # EINJ
 
-    def _place(self, request: Request) -> bool:  # noqa: ARG002
-        return False
+    def _place(self, request: Request) -> bool:
+        """Break the stage-2 table that maps the page, if there is one; no other error can be had on this machine."""
+        if not request.type & _UNCORRECTED or not request.flags & _FLAG_MEMORY:
+            return False
+        page = HostPA(request.address & request.mask & ~(stage2.PAGE - 1))
+        try:
+            entry = stage2.find_entry(self._ram, page)
+        except stage2.NotFound:
+            return False
+        self._broken_by_einj.append(entry)
+        stage2.break_entry(self._ram, entry)
+        return True
+
+    def _einj_mend(self, _request: Mapping[str, Any]) -> dict[str, object]:
+        """Repair every table that EINJ broke. The kernel walks them to take a page away, and would not survive."""
+        mended = len(self._broken_by_einj)
+        while self._broken_by_einj:
+            try:
+                stage2.repair_entry(self._ram, self._broken_by_einj.pop())
+            except stage2.NotFound as error:
+                raise RequestError(str(error)) from None
+        return {"mended": mended}
 
     def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
         """How EINJ's commands end from now on: `success`, `failed`, `invalid` or `timeout`."""
