@@ -42,8 +42,8 @@ def is_offline(host: Host, hpa: HostPA) -> bool:
 def retire(host: Host, hpa: HostPA, hva: HostVA | None = None) -> str:
     """Take the page that holds ``hpa`` out of service and see that it is; by what. A page that already is: nothing.
 
-    ``hva``: where this process has it mapped. All of a huge page of hugetlb is unmapped, and leaves its pool. RetireError
-    if the kernel refuses, or if it agrees and the page is not marked afterwards.
+    ``hva``: where this process has it mapped. A huge page of hugetlb is unmapped as a whole and leaves its pool.
+    RetireError if the kernel refuses, or if it agrees and the page is not marked afterwards.
     """
     try:
         file = host.open(HARD_OFFLINE, os.O_WRONLY)
