@@ -58,6 +58,13 @@ class Cache:
         return apt.Apt(self.directory / "apt" / architecture, architecture, release)
 
 
+def prune(directory: Path, *, keep: int) -> None:
+    """Delete all but the newest entries of a directory of published ones."""
+    entries = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def published(target: Path, *, anew: bool = False) -> Iterator[Path | None]:
     """Build a directory once: yields where to build, or None where it is there already (and not wanted anew).

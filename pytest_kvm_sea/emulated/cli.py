@@ -7,19 +7,25 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pytest_kvm_sea.emulated import cache, native, project, run
 from pytest_kvm_sea.emulated.apt import MIRROR_VARIABLE
 from pytest_kvm_sea.emulated.errors import EmulationError
+from pytest_kvm_sea.emulated.firmware.equipment import MEMORY as FIRMWARE_MEMORY
+from pytest_kvm_sea.emulated.firmware.equipment import equipped
 from pytest_kvm_sea.emulated.image import KERNEL_SERIES, Image, Recipe, image
-from pytest_kvm_sea.emulated.machine import MachineConfig
+from pytest_kvm_sea.emulated.machine import MachineConfig, kernel_image
 
 KERNEL_VARIABLE = "KVM_SEA_KERNEL"
 DEFAULT_ARGUMENTS = ("--pyargs", "pytest_kvm_sea.selftests", "--kvm-sea-host=linux")
+MEMORY = 4096
 FAILED = 125
 """The exit code where the machine itself failed; pytest has 0 to 5."""
 INTERRUPTED = 130
@@ -27,9 +33,15 @@ _INHERITED = ("COLUMNS", "TERM", "PYTEST_ADDOPTS")
 """Variables that the guest's pytest has from here."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = "; arguments for pytest come after --" if message.startswith("unrecognized arguments") else ""
+        super().error(f"{message}{hint}")
+
+
 def parser() -> argparse.ArgumentParser:
     """All options; what follows ``--`` is pytest's."""
-    new = argparse.ArgumentParser(
+    new = _Parser(
         prog="python -m pytest_kvm_sea.emulated",
         usage="%(prog)s [OPTIONS] [-- PYTEST ARGUMENTS]",
         description="Boot a real arm64 Linux with KVM under QEMU, run pytest in it, bring back what it says.",
@@ -40,8 +52,9 @@ def parser() -> argparse.ArgumentParser:
     add("--kernel-series", default=KERNEL_SERIES, metavar="X.Y", help=f"Debian's kernel (default: {KERNEL_SERIES})")
     add("--append", action="append", default=[], metavar="ARGUMENT", help="argument for the kernel; repeatable")
     add("--cpu", default="max,pauth-impdef=on", help="QEMU's -cpu (default: %(default)s)")
-    add("--memory", type=int, default=4096, metavar="MIB", help="(default: %(default)s)")
+    add("--memory", type=int, metavar="MIB", help=f"(default: {MEMORY}; with --firmware {FIRMWARE_MEMORY})")
     add("--smp", type=int, default=2, metavar="CPUS", help="(default: %(default)s)")
+    add("--firmware", action="store_true", help="a firmware that breaks memory on demand, behind EINJ; with ACPI")
     add("--acpi", action="store_true", help="boot with UEFI and ACPI instead of a device tree")
     add("--qemu-arg", action="append", default=[], metavar="ARGUMENT", help="argument for QEMU; repeatable")
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="for the whole run (default: %(default)g)")
@@ -61,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     given = list(arguments)
     at = given.index("--") if "--" in given else len(given)
     options = parser().parse_args(given[:at])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return _main(options, given[at + 1 :] or DEFAULT_ARGUMENTS)
     except EmulationError as error:
@@ -69,6 +84,10 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt  # so that nothing is left running
 
 
 def log(message: str) -> None:
@@ -98,16 +117,15 @@ def _main(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         interactive=options.shell,
     )
     log(_summary(machine, built, qemu, time.monotonic() - begin))
-    code = run.run(machine, job, qemu=qemu, output=options.output, hear=_say)
+    with equipped(machine, firmware=options.firmware) as (fitted, beside):
+        code = run.run(fitted, job, qemu=qemu, output=options.output, hear=_say, beside=beside)
     log(f"exit code {code}, {time.monotonic() - begin:.1f} s in all; results in {options.output}")
     return code
 
 
 def _machine(options: argparse.Namespace, built: Image, overlay: Path) -> MachineConfig:
     chosen = options.kernel or os.environ.get(KERNEL_VARIABLE)
-    kernel = Path(chosen).absolute() if chosen else built.kernel
-    if not kernel.is_file():
-        raise EmulationError(f"{kernel}: no such kernel; build one (make ARCH=arm64 Image), or leave it out")
+    kernel = kernel_image(Path(chosen)) if chosen else built.kernel
     # Modules fit only the kernel that they were built with.
     modules = () if chosen else (built.modules,)
     return MachineConfig(
@@ -115,7 +133,7 @@ def _machine(options: argparse.Namespace, built: Image, overlay: Path) -> Machin
         initrds=(built.root, *modules, overlay),
         cpu=options.cpu,
         smp=options.smp,
-        memory=options.memory,
+        memory=options.memory or (FIRMWARE_MEMORY if options.firmware else MEMORY),
         append=tuple(options.append),
         firmware=built.firmware,
         efi=options.acpi,

@@ -22,7 +22,7 @@ class MachineConfig:
     """One machine. Sizes are in MiB; paths are of the machine that QEMU runs on."""
 
     kernel: Path
-    """An arm64 Image, with or without an EFI stub; not compressed by the user's build (Image, not Image.gz)."""
+    """An arm64 Image, Image.gz, or (QEMU 8 and later) vmlinuz.efi; with an EFI stub for `efi`."""
     initrds: tuple[Path | bytes, ...]
     """Archives (cpio, newc, not compressed) for the initramfs, in this order."""
     extra_initrd: tuple[Path | bytes, ...] = ()
@@ -142,6 +142,20 @@ class MachineConfig:
                 yield f"memory-backend-file,id={name},size={size}M,mem-path={_escaped(path)},share=on"
         if self.nvdimm_file is not None:
             yield from ("-device", "nvdimm,id=nvdimm0,memdev=nv0")
+
+
+def kernel_image(path: Path) -> Path:
+    """A kernel that QEMU can boot, as an absolute path. EmulationError for what is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise EmulationError(f"{path}: {error.strerror}; build a kernel: make ARCH=arm64 Image") from error
+    # Documentation/arch/arm64/booting.rst; a gzip; an EFI zboot image (drivers/firmware/efi/libstub/zboot-header.S)
+    if head[56:60] == b"ARM\x64" or head.startswith(b"\x1f\x8b") or head[4:8] == b"zimg":
+        return path.absolute()
+    kind = "an ELF file (vmlinux?)" if head.startswith(b"\x7fELF") else "something else"
+    raise EmulationError(f"{path} is {kind}, not an arm64 kernel; give arch/arm64/boot/Image")
 
 
 def _escaped(path: Path) -> str:

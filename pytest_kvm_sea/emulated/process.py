@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import threading
 import time
@@ -19,7 +21,8 @@ DONE = "kvm-sea: done"
 NO_KVM = "kvm-sea: the kernel has no /dev/kvm"
 NO_PORTS = "kvm-sea: the kernel has no virtio-serial ports"
 """What the guest writes to its console (init.sh)."""
-_CONSOLE_LINES = 25
+_PANIC = re.compile(r"Kernel panic|Internal error|Oops|Unable to handle kernel|\bBUG:")
+_LINES_BEFORE, _LINES_AFTER = 8, 12
 _POLL = 0.05
 _GRACE = 5.0
 
@@ -42,7 +45,7 @@ class Qemu:
     def __enter__(self) -> Self:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - no shell
-                self._command, stdin=self._stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                [*_dies_with_us(), *self._command], stdin=self._stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except OSError as error:
             raise EmulationError(f"{self._command[0]} cannot be started: {error.strerror}") from error
@@ -109,9 +112,9 @@ class Qemu:
             raise self._failure("the machine died before the tests were done")
 
     def _failure(self, message: str) -> EmulationError:
-        lines = self.console().splitlines()[-_CONSOLE_LINES:]
         complaints = self._complaints.decode(errors="replace").splitlines()
-        return EmulationError(message, "\n".join(["the end of its console:", *lines, *complaints]))
+        details = [*telling(self.console().splitlines()), *complaints]
+        return EmulationError(message, "\n".join([f"its console ({self._console}):", *(details or ["(nothing)"])]))
 
     def _complain(self, data: bytes) -> None:
         self._complaints += data
@@ -120,6 +123,18 @@ class Qemu:
         thread = threading.Thread(target=_pump, args=(stream, hear), daemon=True)
         thread.start()
         self._threads.append(thread)
+
+
+def telling(console: list[str]) -> list[str]:
+    """The lines of a console that say most about its end: around the first panic, or else the last ones."""
+    at = next((number for number, line in enumerate(console) if _PANIC.search(line)), len(console))
+    return console[max(0, at - _LINES_BEFORE) : at + _LINES_AFTER]
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix that has the kernel kill QEMU when this process is killed, which no `finally` can see to."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def _pump(stream: IO[bytes], hear: Callable[[bytes], None]) -> None:

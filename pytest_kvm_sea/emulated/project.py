@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_kvm_sea.emulated.cache import Cache, Log, published
+from pytest_kvm_sea.emulated.cache import Cache, Log, prune, published
 from pytest_kvm_sea.emulated.cpio import Cpio
 from pytest_kvm_sea.emulated.errors import EmulationError
 from pytest_kvm_sea.emulated.image import SITE_PACKAGES
@@ -22,6 +22,8 @@ DISTRIBUTION = "pytest-kvm-sea"
 PACKAGE = "pytest_kvm_sea"
 WHEEL_VARIABLE = "TOX_PACKAGE"
 """Where tox says which wheel it has built."""
+_KEPT = 20
+"""Overlays in the cache, 3 MB each; every change of the project makes one."""
 _METADATA = {"METADATA": ("METADATA", "PKG-INFO"), "entry_points.txt": ("entry_points.txt",)}
 """What a guest needs of an installed distribution, and its names here, where an .egg-info calls it otherwise.
 
@@ -70,7 +72,8 @@ def requirements(contents: Mapping[str, bytes]) -> tuple[str, ...]:
     for name, data in contents.items():
         if name.endswith(".dist-info/METADATA"):
             lines = re.findall(r"^Requires-Dist: (.+?)\s*$", data.decode(), re.MULTILINE)
-            return tuple(sorted(line for line in lines if "extra ==" not in line))
+            # Spaces mean nothing there, and tools differ in them.
+            return tuple(sorted(re.sub(r" (?=[(<>=!~])", "", line) for line in lines if "extra ==" not in line))
     raise EmulationError(f"{DISTRIBUTION} has no metadata; install it (pip install -e .) or give --wheel PATH")
 
 
@@ -83,6 +86,7 @@ def overlay(contents: Mapping[str, bytes], cache: Cache, log: Log) -> Path:
     with published(target) as build:
         if build is not None:
             log("compiling the project for the guest")
+            prune(target.parent, keep=_KEPT)
             with tempfile.TemporaryDirectory(dir=build.parent, prefix=".compile-") as temporary:
                 _write(contents, Path(temporary), compiler(cache, log), build / "project.cpio")
     return target / "project.cpio"

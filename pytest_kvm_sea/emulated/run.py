@@ -29,6 +29,8 @@ OUTPUT_VARIABLE = "KVM_SEA_OUTPUT"
 WORK = "/tests"
 """Where the guest's command starts, with the files of the user."""
 CONSOLE, TALK, RESULTS = "console.log", "pytest.log", "results.tar"
+EXIT_CODE, TIMED_OUT, DMESG, JUNIT = "exit-code", "timed-out", "dmesg.log", "junit.xml"
+"""What a run leaves in the directory for its results, beside the files of the tests."""
 BOOT_TIMEOUT = 120.0
 _LONGER = 20.0
 """Seconds between the time-out of the command in the guest and the one of the machine."""
@@ -62,25 +64,30 @@ def run(
 ) -> int:
     """Boot the machine, let it do the job, bring back what it left in `OUTPUT`. The exit code of the command.
 
-    ``hear`` gets what the command says, as it comes. EmulationError where there is no exit code to give.
+    ``hear`` gets what the command says, as it comes; it is kept too. EmulationError where there is no exit code to
+    give, or where the command had to be interrupted.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for name in (CONSOLE, RESULTS, "exit-code"):
+    for name in (CONSOLE, TALK, RESULTS, EXIT_CODE, TIMED_OUT, DMESG, JUNIT):
         (output / name).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="kvm-sea-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="kvm-sea-") as temporary, (output / TALK).open("wb") as talk:
         initrd = Path(temporary, "initrd")
         join(machine, job, initrd)
-        console, results = output / CONSOLE, output / RESULTS
-        command = machine.command(qemu, initrd=initrd, console=None if job.interactive else console, results=results)
-        with (
-            beside(machine) if beside else nullcontext(),
-            Qemu(command, console, hear, terminal=job.interactive) as running,
-        ):
+        command = machine.command(
+            qemu, initrd=initrd, console=None if job.interactive else output / CONSOLE, results=output / RESULTS
+        )
+
+        def said(data: bytes) -> None:
+            talk.write(data)
+            hear(data)
+
+        firmware = beside(machine) if beside else nullcontext()
+        with firmware, Qemu(command, output / CONSOLE, said, terminal=job.interactive) as running:
             if job.interactive:
                 running.wait_for_a_person()
             else:
                 running.wait(boot_timeout=BOOT_TIMEOUT, timeout=job.timeout)
-    return collect(results, output)
+    return collect(output)
 
 
 def join(machine: MachineConfig, job: Job, target: Path) -> None:
@@ -131,18 +138,26 @@ def script(job: Job) -> str:
     """The command as a script for the guest's shell, ended a little before the machine itself would be."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.environment.items())]
     lines.append(f"export {OUTPUT_VARIABLE}={OUTPUT}")
+    command = shlex.join(job.command)
     if job.interactive:
-        return "\n".join([*lines, f"exec {shlex.join(job.command)}"]) + "\n"
+        return "\n".join([*lines, f"exec {command}"]) + "\n"
     limit = max(job.timeout - _LONGER, job.timeout / 2)
-    # An interrupt lets pytest write its report; what does not listen is killed.
-    lines.append(f"exec timeout -s INT -k 10 {limit:.0f} {shlex.join(job.command)}")
+    lines += [
+        "now() { cut -d. -f1 /proc/uptime; }",
+        "begin=$(now)",
+        # An interrupt lets pytest write its report; what does not listen is killed.
+        f"timeout -s INT -k 10 {limit:.0f} {command}",
+        "code=$?",
+        f"[ $(($(now) - begin)) -lt {limit:.0f} ] || echo {limit:.0f} >{OUTPUT}/{TIMED_OUT}",
+        "exit $code",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def pytest_command(arguments: Sequence[str]) -> tuple[str, ...]:
     """pytest in the guest, with a report to bring back."""
     named = any(argument.partition("=")[0] in {"--junit-xml", "--junitxml"} for argument in arguments)
-    report = () if named else (f"--junit-xml={OUTPUT}/junit.xml",)
+    report = () if named else (f"--junit-xml={OUTPUT}/{JUNIT}",)
     return (f"python{GUEST_PYTHON}", "-m", "pytest", "-p", "no:cacheprovider", *report, *arguments)
 
 
@@ -151,8 +166,9 @@ def shell_command() -> tuple[str, ...]:
     return ("sh", "-l")
 
 
-def collect(results: Path, output: Path) -> int:
-    """Unpack what the machine has sent, below ``output``. The exit code in it."""
+def collect(output: Path) -> int:
+    """Unpack what the machine has sent to a directory, there. The exit code in it."""
+    results = output / RESULTS
     try:
         with tarfile.open(results) as archive:
             for member in archive:
@@ -160,8 +176,10 @@ def collect(results: Path, output: Path) -> int:
     except (tarfile.TarError, FileNotFoundError) as error:
         raise EmulationError(f"the results of the machine cannot be read: {error}") from error
     results.unlink()
+    if (output / TIMED_OUT).exists():
+        raise EmulationError("the tests were not done in time and were interrupted; --timeout gives them more")
     try:
-        return int((output / "exit-code").read_text(encoding="ascii"))
+        return int((output / EXIT_CODE).read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
         raise EmulationError("the machine sent no exit code") from None
 
