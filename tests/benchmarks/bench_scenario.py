@@ -84,7 +84,8 @@ def main() -> None:
     found = [scenario() for _ in range(runs)]
     totals = [sum(steps.values()) for steps in found]
     print(f"cold    {cold:8.2f} ms")
-    print(f"warm    {statistics.median(totals):8.2f} ms, median of {runs} (least {min(totals):.2f}, most {max(totals):.2f})")
+    spread = f"least {min(totals):.2f}, most {max(totals):.2f}"
+    print(f"warm    {statistics.median(totals):8.2f} ms, median of {runs} ({spread})")
     for name in found[0]:
         print(f"        {statistics.median(steps[name] for steps in found):8.2f} ms  {name}")
     grown = memory_of_a_vm(lambda kept: scenario(keep=kept))
