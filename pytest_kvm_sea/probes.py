@@ -165,6 +165,12 @@ def firmware_stage2(host: Host) -> Finding:
     return "the firmware cannot break stage-2 tables", "another firmware"
 
 
+def firmware_ghes(host: Host) -> Finding:
+    if "record" in Firmware(host).ask("about")["operations"]:
+        return None
+    return "the firmware that can be asked has no error records for APEI", "the emulated host with --firmware"
+
+
 def firmware_einj(host: Host) -> Finding:
     if "einj-outcome" in Firmware(host).ask("about")["operations"]:
         return None

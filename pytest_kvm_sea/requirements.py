@@ -70,6 +70,7 @@ REQUIREMENTS: dict[str, Requirement] = {
         Requirement("einj-memory-uer", probes.einj_memory_uer, (_EINJ,)),
         Requirement("firmware-stage2", probes.firmware_stage2, ("root",)),
         Requirement("firmware-einj", probes.firmware_einj, ("firmware-stage2",)),
+        Requirement("firmware-ghes", probes.firmware_ghes, ("firmware-stage2",)),
         Requirement("hugetlb-2m", probes.hugetlb_2m),
         Requirement("hugetlb-1g", probes.hugetlb_1g),
         Requirement("double-fault2", probes.double_fault2, ("kvm",)),

@@ -68,6 +68,14 @@ class Firmware:
         while self.broken:
             self.repair(self.broken[-1])
 
+    def record(self, table: BrokenTable, page: HostPA) -> None:
+        """Have the host's APEI claim the next external abort: as a memory error at ``page``. Raises FirmwareError.
+
+        The table is repaired as soon as the kernel has read the record: it may walk it to take the page away.
+        """
+        self.ask("record", hpa=page, id=table.id)
+        self.broken.remove(table)
+
     def set_einj_outcome(self, outcome: str) -> None:
         """How EINJ's commands end from now on: `success`, `failed`, `invalid`, `timeout`. Raises FirmwareError."""
         self.ask("einj-outcome", outcome=outcome)

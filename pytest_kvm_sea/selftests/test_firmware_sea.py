@@ -112,6 +112,20 @@ def test_two_vcpus_run_into_the_same_table(kvm_sea_vm: VmFactory, kvm_sea_firmwa
         vcpu.expect_done()
 
 
+@pytest.mark.kvm_sea_requires("firmware-ghes")
+def test_apei_claims(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware) -> None:
+    """Where the firmware has a record for APEI, the host's kernel deals with the abort: no exit, SIGBUS, a skip."""
+    vm = kvm_sea_vm(guests.consumer(ACCESSES["ldr-x"], GVA))
+    (vcpu,) = vm.vcpus
+    add_memory(vm)
+    vm.enable_sea_to_user()
+    broken = break_table(vm, kvm_sea_firmware, GVA)
+    (table,) = kvm_sea_firmware.broken
+    kvm_sea_firmware.record(table, broken.hpa)
+    with pytest.raises(pytest.skip.Exception, match=r"^\[apei-claims\] .*BUS_MCEERR_AR"):
+        run_to_sea(vcpu, broken)
+
+
 def test_memory_that_no_guest_has_touched_is_refused(
     kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware, kvm_sea_pagemap: Pagemap
 ) -> None:

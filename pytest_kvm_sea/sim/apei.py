@@ -6,11 +6,13 @@ drivers/acpi/apei/ghes.c ghes_notify_sea and memory_failure. The platform says w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.platforms.model import SeaPolicy
+from pytest_kvm_sea.sim.physical import EHWPOISON
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.sim.physical import PhysicalMemory
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 BUS_MCEERR_AR = 4
 SI_KERNEL = 0x80
-_PAGE_SHIFT = 12
 
 
 class Apei:
@@ -28,9 +29,16 @@ class Apei:
         self._policy = policy
         self._physical = physical
         self._process = process
+        self.record: tuple[HostPA, Callable[[], None]] | None = None
+        """An error record that waits to be read: what it says is broken, and what follows when it has been read."""
 
     def claim_sea(self, hpa: HostPA | None) -> bool:
         """True: the abort was dealt with; its consequence for the VMM, a SIGBUS, has been delivered."""
+        if self.record is not None:
+            (hpa, done), self.record = self.record, None
+            done()
+            self._memory_failure(hpa)
+            return True
         if self._policy is SeaPolicy.UNCLAIMED:
             return False
         if self._policy is SeaPolicy.CLAIMED_UNHANDLED or hpa is None:
@@ -40,8 +48,18 @@ class Apei:
         return True
 
     def _memory_failure(self, hpa: HostPA) -> None:
-        """The page is taken from every mapping; who was using it gets SIGBUS with its address."""
-        self._physical.offline(hpa)
+        """The page is taken from every mapping; who was using it gets SIGBUS with its address and size.
+
+        A page that is offline already kills who touches it all the same; one that cannot be taken is SI_KERNEL
+        (ghes.c, memory_failure_cb; mm/memory-failure.c kill_accessing_process).
+        """
         hva = self._process.hva_of(hpa)
-        address = HostVA(0) if hva is None else HostVA(hva >> _PAGE_SHIFT << _PAGE_SHIFT)
-        self._process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, address, _PAGE_SHIFT))
+        try:
+            self._physical.offline(hpa)
+        except OSError as error:
+            if error.errno != EHWPOISON:
+                self._process.deliver_sigbus(Sigbus(SI_KERNEL, HostVA(0)))
+                return
+        _, size = self._physical.page_unit(hpa)
+        address = HostVA(0) if hva is None else HostVA(hva // size * size)
+        self._process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, address, size.bit_length() - 1))

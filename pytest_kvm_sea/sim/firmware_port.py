@@ -35,6 +35,7 @@ class FirmwarePort:
             "about": self._about,
             "break": self._break,
             "repair": self._repair,
+            "record": self._record,
             "einj-outcome": self._einj_outcome,
             "einj-injections": self._einj_injections,
         }
@@ -79,13 +80,24 @@ class FirmwarePort:
         return found is not None and found[0].backing in _HUGE
 
     def _repair(self, request: Mapping[str, Any]) -> dict[str, object]:
-        identifier = number(request, "id")
-        found = self._broken.pop(identifier, None)
-        if found is None:
-            raise RequestError(f"nothing is broken under the id {identifier}; broken are {sorted(self._broken)}")
-        stage2, block = found
-        del stage2.broken_tables[block]
+        self._mend(self._identifier(request))
         return {}
+
+    def _identifier(self, request: Mapping[str, Any]) -> int:
+        identifier = number(request, "id")
+        if identifier not in self._broken:
+            raise RequestError(f"nothing is broken under the id {identifier}; broken are {sorted(self._broken)}")
+        return identifier
+
+    def _record(self, request: Mapping[str, Any]) -> dict[str, object]:
+        address, identifier = HostPA(number(request, "hpa")), self._identifier(request)
+        self._machine.apei.record = (address, lambda: self._mend(identifier))
+        return {}
+
+    def _mend(self, identifier: int) -> None:
+        if identifier in self._broken:
+            stage2, block = self._broken.pop(identifier)
+            del stage2.broken_tables[block]
 
     def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
         try:

@@ -38,11 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(service: Service, connection: socket.socket) -> None:
     """Answer, and look at the registers, until the other end has gone."""
     line = b""
-    tick = None if service.einj is None else _TICK
     while True:
-        if service.einj is not None:
-            service.einj.step()
-        if not select.select([connection], [], [], tick)[0]:
+        service.step()
+        if not select.select([connection], [], [], 0 if service.hurries() else _TICK)[0]:
             continue
         try:
             data = connection.recv(port.LONGEST)

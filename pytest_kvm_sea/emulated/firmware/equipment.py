@@ -63,6 +63,7 @@ class Equipment:
             with_nvdimm,
             efi=True,
             acpi=True,
+            ras=True,
             ram_file=self.ram,
             extra_initrd=(table_archive(with_nvdimm.nvdimm_base), *machine.extra_initrd),
             append=("init_on_free=1", *machine.append),

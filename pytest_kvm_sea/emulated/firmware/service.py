@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvm_sea.addresses import HostPA
-from pytest_kvm_sea.emulated.firmware import stage2
+from pytest_kvm_sea.emulated.firmware import ghes, stage2
 from pytest_kvm_sea.emulated.firmware.einj import EinjFirmware, Outcome
 from pytest_kvm_sea.firmware.port import Operation, RequestError, number
 
@@ -23,6 +23,7 @@ _PATIENCE = 2.0
 _PAUSE = 0.05
 _FLAG_MEMORY, _UNCORRECTED = 0x2, 0x30
 """SET_ERROR_TYPE_WITH_ADDRESS: the address is valid; memory errors, uncorrectable and fatal."""
+_U64 = (1 << 64) - 1
 _SHOWN = 16
 """Injections in an answer: more would not fit into its line."""
 
@@ -35,12 +36,15 @@ class Service:
         self._ram = ram
         self._patience = patience
         self._broken: dict[int, stage2.Entry] = {}
+        self._source: ghes.ErrorSource | None = None
+        self._awaited: int | None = None
         self._broken_by_einj: list[stage2.Entry] = []
         self._next = 1
         self.operations: dict[str, Operation] = {
             "about": self._about,
             "break": self._break,
             "repair": self._repair,
+            "record": self._record,
         }
         self.einj = None if registers is None else EinjFirmware(registers, self._place)
         if self.einj is not None:
@@ -85,6 +89,36 @@ class Service:
         except stage2.NotFound as error:
             raise RequestError(str(error)) from None
         return {}
+
+    # GHES
+
+    def _record(self, request: Mapping[str, Any]) -> dict[str, object]:
+        """Tell the kernel of a memory error at ``hpa``, and repair ``id`` as soon as it has read that."""
+        address, identifier = HostPA(number(request, "hpa")), number(request, "id")
+        if identifier not in self._broken:
+            raise RequestError(f"nothing is broken under the id {identifier}; broken are {sorted(self._broken)}")
+        self._source = self._source or ghes.find_source(self._ram)
+        if self._source is None:
+            raise RequestError("the machine has no error source that is notified by SEA (QEMU's ras=on)")
+        self._awaited = identifier
+        ghes.record(self._ram, self._source, address, ~(stage2.PAGE - 1) & _U64)
+        return {}
+
+    def hurries(self) -> bool:
+        """Whether the kernel may at any moment read a record, and walk tables that are to be repaired before."""
+        return self._awaited is not None
+
+    def step(self) -> None:
+        """What is to be done unasked. To be called every few milliseconds, or all the time if it hurries."""
+        if self.einj is not None:
+            self.einj.step()
+        if self._awaited is None or self._source is None:
+            return
+        if self._awaited not in self._broken or ghes.is_read(self._ram, self._source):
+            entry = self._broken.pop(self._awaited, None)
+            self._awaited = None
+            if entry is not None:
+                stage2.repair_entry(self._ram, entry)
 
     # EINJ
 
