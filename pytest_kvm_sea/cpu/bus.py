@@ -39,9 +39,17 @@ class ExternalAbort(Exception):
     """The memory system answered the access with an error (poison, or nothing there)."""
 
     def __init__(
-        self, *, parity: bool = False, walk_level: int | None = None, severity: int = 0, external: bool = False
+        self,
+        *,
+        parity: bool = False,
+        walk_level: int | None = None,
+        severity: int = 0,
+        external: bool = False,
+        source: int | None = None,
     ) -> None:
         super().__init__("external abort")
+        self.source = source
+        """Whatever the bus knows of where it came from; handed on in the `Trap`."""
         self.parity = parity
         """Parity or ECC error: status codes 0x18, 0x1c+level in place of 0x10, 0x14+level."""
         self.walk_level = walk_level

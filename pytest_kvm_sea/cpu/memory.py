@@ -292,7 +292,7 @@ class Memory(Mmu):
         walk = esr.fsc_parity_walk if abort.parity else esr.fsc_sea_walk
         if abort.walk_level is not None:
             on_stage1 = esr.S1PTW if level is not None else 0
-            return TrapTaken(Trap(_abort_el2(access) | iss | on_stage1 | walk(abort.walk_level), va, ipa))
+            return TrapTaken(Trap(_abort_el2(access) | iss | on_stage1 | walk(abort.walk_level), va, ipa, abort.source))
         if level is not None:
             iss |= walk(level)
         else:
@@ -303,7 +303,7 @@ class Memory(Mmu):
                 iss |= esr.FNV
                 va = GARBAGE_FAR
         if self.hcr_tea:
-            return TrapTaken(Trap(_abort_el2(access) | iss, va, None))
+            return TrapTaken(Trap(_abort_el2(access) | iss, va, None, abort.source))
         as_serror = self.features.ease and self.sysregs[SCTLR2_EL1] & SCTLR2_EASE
         return GuestException(self._abort_el1(access) | iss, va, offset=_SEA_VECTOR if as_serror else 0)
 

@@ -18,6 +18,8 @@ class Trap:
     """FAR_EL2; zero where the exception class has none."""
     ipa: int | None
     """The intermediate physical address of the access, all bits of it. None: HPFAR_EL2 is not valid."""
+    source: int | None = None
+    """Of an external abort: what the bus said of where it came from. No register shows it."""
 
 
 class GuestException(Exception):

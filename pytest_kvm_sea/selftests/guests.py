@@ -81,8 +81,7 @@ def consumer(kind: AccessKind, gva: int, *, el0: bool = False, check_fnv: bool =
     def guest_code(g: Guest) -> None:
         g.access(kind, gva)
         # Not reached: consuming the error is a SEA. What is at the cell tells poison that was ignored from none at all.
-        g.label_here("probe")
-        data = g.read_u64(gva // 64 * 64 + PROBE_OFFSET)
+        data = g.access(ACCESSES["ldr-x"], gva // 64 * 64 + PROBE_OFFSET, label="probe")
         g.store_global("data", data)
         g.fail("Data corruption not prevented by SEA: gva=%#lx, data=%#lx", gva, data)
 

@@ -136,16 +136,18 @@ def break_table(vm: Vm, firmware: Firmware, gva: GuestVA) -> Broken:
     return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host).translate(hva), walk_level=3)
 
 
-def run_to_sea(vcpu: Vcpu, broken: Broken) -> SeaExit:
+def run_to_sea(vcpu: Vcpu, broken: Broken, *, write: bool = False) -> SeaExit:
     """Run until the broken cell is consumed and KVM exits with it.
 
-    Skips, with the reason, where the host's APEI claims the abort, where the processor lets a store to poison through,
-    and where the firmware placed no poison. Anything else that is not the exit is a failure.
+    Skips, with the reason, where the host's APEI claims the abort, where the processor lets a store to poison through
+    (``write``: the access was one), and where the firmware placed no poison. Anything else that is not the exit is a
+    failure.
     """
     result = _resume(vcpu, broken)
     assert isinstance(result, SeaExit), f"expected KVM_EXIT_ARM_SEA, got {result}; guest at {vcpu.where()}"
     symbols = vcpu.vm.program.symbols if vcpu.vm.program else {}
     if vcpu.pc == symbols.get("probe"):
+        assert write, f"the access at {vcpu.vm.symbol('access'):#x} went through poison, and only the next one aborted"
         pytest.skip(
             "[store-abort] the processor lets a store to poisoned memory through and aborts the next load; "
             "nothing to get: it may do so"

@@ -100,7 +100,7 @@ def consume(vm: Vm, einj: Einj, kind_name: str, *, el0: bool, way: str) -> None:
     add_memory(vm, user=el0)
     vm.enable_sea_to_user()
     broken = break_memory(vm, einj, GuestVA(kind.address_near(GVA)))
-    sea = run_to_sea(vcpu, broken)
+    sea = run_to_sea(vcpu, broken, write=kind.is_write)
     check_exit(vcpu, sea, broken, write=kind.is_write, instruction=kind.is_fetch)
     assert vcpu.pc == (broken.gva if kind.is_fetch else vm.symbol("access"))
     replay(vcpu, sea, way)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +53,7 @@ class SimHost:
             self._install,
         )
         self._given_tree = tree
-        self._own_tree: Path | None = None
+        self._own_tree: tempfile.TemporaryDirectory[str] | None = None
         self._files = Filesystem(
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
@@ -109,7 +108,7 @@ class SimHost:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         hpa = self.process.hpa_of(address)
         if hpa is None:
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         self.physical.offline(hpa)
 
     @contextlib.contextmanager
@@ -121,8 +120,8 @@ class SimHost:
         return bytes(8)
 
     def interrupt(self, thread: int, /) -> None:
-        for vm in self._machine.vms:
-            for vcpu in vm.vcpus.values():
+        for vm in tuple(self._machine.vms):
+            for vcpu in tuple(vm.vcpus.values()):
                 if vcpu.thread == thread:
                     vcpu.signal()
 
@@ -136,7 +135,7 @@ class SimHost:
         self._machine.vms.clear()
         self.process.close()
         if self._own_tree is not None:
-            shutil.rmtree(self._own_tree)
+            self._own_tree.cleanup()
             self._own_tree = None
 
     def _install(self, file: File) -> int:
@@ -148,8 +147,8 @@ class SimHost:
         if self._given_tree is not None:
             return self._given_tree
         if self._own_tree is None:
-            self._own_tree = Path(tempfile.mkdtemp(prefix="kvm-sea-"))
-        return self._own_tree
+            self._own_tree = tempfile.TemporaryDirectory(prefix="kvm-sea-", ignore_cleanup_errors=True)
+        return Path(self._own_tree.name)
 
     def _open_kvm(self, flags: int) -> File:  # noqa: ARG002 - any mode serves
         if not self.platform.process.kvm:

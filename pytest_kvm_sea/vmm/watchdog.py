@@ -20,13 +20,19 @@ class Deadline:
         self._kick: Callable[[], None] | None = kick
         self._lock = threading.Lock()
         self.expired = False
+        self.error: Exception | None = None
+        """What the kick raised; it is raised again in the thread of the run."""
 
     def expire(self) -> None:
         """Interrupt the run, unless it has ended by itself."""
         with self._lock:
-            if self._kick is not None:
-                self.expired = True
+            if self._kick is None:
+                return
+            self.expired = True
+            try:
                 self._kick()
+            except Exception as error:  # noqa: BLE001 - the watchdog has others to watch
+                self.error = error
 
     def end(self) -> None:
         """The run is over: after this nobody is interrupted any more.
@@ -62,6 +68,8 @@ class Watchdog:
             yield deadline
         finally:
             deadline.end()
+        if deadline.error is not None:
+            raise deadline.error
 
     def _add(self, deadline: Deadline) -> None:
         with self._condition:

@@ -16,8 +16,10 @@ import pytest
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.cpu import bus
 from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.ras.pagemap import Pagemap
+from pytest_kvm_sea.selftests.guests import PROBE_OFFSET
 from pytest_kvm_sea.selftests.scenario import EINJ_GVA, GRANULE
 from pytest_kvm_sea.sim import apei, einj, firmware, physical
 from pytest_kvm_sea.sim.kvm import events, sea, stage2, vm
@@ -160,6 +162,32 @@ def test_f1_8_data_corruption_is_not_taken_for_an_exit(run: Run, monkeypatch: py
     result = run("ampereone", "test_sea_to_user and anonymous or ldr-x-el1")
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(["*Data corruption not prevented by SEA: gva=0x*, data=0xeeeeeeeeeeeeeeee*"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "line"),
+    [
+        ("str-x-el1", "skipped", "*[[]store-abort] *; *"),
+        ("ldr-x-el1", "failed", "*went through poison, and only the next one aborted*"),
+    ],
+)
+def test_a_processor_may_let_a_store_through_and_nothing_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, outcome: str, line: str
+) -> None:
+    """Poison that only the guest's second look at the cell meets."""
+    check = stage2.Stage2.check
+    looks: list[int] = []
+
+    def second_time(self: stage2.Stage2, ipa: int, size: int, access: bus.Access) -> None:
+        looks.append(ipa)
+        if ipa % 64 == PROBE_OFFSET:
+            check(self, ipa, size, access)
+
+    monkeypatch.setattr(stage2.Stage2, "check", second_time)
+    result = run("ampereone", f"test_access and {kind}")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines([line])
+    assert len(looks) >= 2
 
 
 def test_f1_9_host_pages_need_not_be_4k(run: Run) -> None:

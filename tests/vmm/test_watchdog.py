@@ -36,6 +36,25 @@ def test_a_late_run_is_kicked_until_it_ends() -> None:
     assert len(kicks) == count
 
 
+def test_a_kick_that_fails_is_told_to_the_run_and_to_nobody_else() -> None:
+    watchdog = Watchdog()
+
+    def fail() -> None:
+        raise RuntimeError("the host is gone")
+
+    def run() -> None:
+        with watchdog.guard(0.01, fail) as deadline:
+            started = time.monotonic()
+            while deadline.error is None and time.monotonic() - started < 5:
+                time.sleep(0.005)
+
+    with pytest.raises(RuntimeError, match="the host is gone"):
+        run()
+    kicked = threading.Event()
+    with watchdog.guard(0.01, kicked.set):
+        assert kicked.wait(5)
+
+
 def test_deadlines_do_not_wait_for_each_other() -> None:
     watchdog = Watchdog()
     late, early = threading.Event(), threading.Event()

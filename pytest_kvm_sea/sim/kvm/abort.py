@@ -43,7 +43,7 @@ def handle_abort(vcpu: Vcpu) -> bool:
 def _guest_sea(vcpu: Vcpu) -> bool:
     """APEI first, then the VMM if it asked for it and may have it, otherwise the guest gets an SError."""
     behaviour = vcpu.vm.behaviour
-    if vcpu.vm.apei.claim_sea(vcpu.vm.stage2.last_poison):
+    if vcpu.vm.apei.claim_sea(vcpu.fault.poison):
         vcpu.signal()
         return True
     if not vcpu.vm.exits_on_sea or sea.host_owns_sea(behaviour, vcpu.fault.esr):
@@ -83,14 +83,13 @@ def _no_memory(vcpu: Vcpu, ipa: int, slot: Memslot | None) -> bool:
 
 def _user_mem_abort(vcpu: Vcpu, slot: Memslot, ipa: int) -> bool:
     """There is a slot: get the VMM's page. EFAULT where its mapping is gone, SIGBUS where the page is poisoned."""
-    page_size = vcpu.vm.behaviour.page_size
-    hva = HostVA(slot.hva(ipa) // page_size * page_size)
-    found = vcpu.vm.process.resolve(hva, page_size)
-    if found is None:
+    hva = HostVA(slot.hva(ipa))
+    if vcpu.vm.process.resolve(hva) is None:
         fail(errno.EFAULT)
     hpa = vcpu.vm.process.hpa_of(hva)
     if hpa is not None and vcpu.vm.physical.is_offline(hpa):
-        vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, hva, page_size.bit_length() - 1))
+        _, size = vcpu.vm.physical.page_unit(hpa)
+        vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, HostVA(hva // size * size), size.bit_length() - 1))
         vcpu.signal()
     return True
 
@@ -100,7 +99,12 @@ def _is_fetch(esr: int) -> bool:
 
 
 def _is_write(esr: int) -> bool:
-    """kvm_is_write_fault: a store; not a cache maintenance operation, and not a table walk."""
-    if syndromes.ec(esr) != EC.DABT_LOWER or esr & syndromes.S1PTW:
+    """kvm_is_write_fault: a store, cache maintenance that counts as one, or a table walk that stage 2 forbids.
+
+    The last is an update of a descriptor by hardware; a walk that finds nothing is a read.
+    """
+    if syndromes.ec(esr) != EC.DABT_LOWER:
         return False
-    return bool(esr & syndromes.WNR) and not esr & syndromes.CM
+    if esr & syndromes.S1PTW:
+        return syndromes.fsc(esr) & _TYPE_MASK == syndromes.FSC_PERMISSION
+    return bool(esr & syndromes.WNR)

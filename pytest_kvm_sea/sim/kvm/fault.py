@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
 
@@ -25,10 +26,13 @@ class FaultInfo:
     far: int = 0
     ipa: int | None = None
     """Page of the faulting IPA; None where KVM does not know it."""
+    poison: HostPA | None = None
+    """Where an external abort came from: what a firmware would put into its error record, and KVM does not see."""
 
     def record(self, trap: Trap, cpu: Cpu) -> bool:
         """Take a trap in. False: the address could not be translated, so KVM enters the guest again without a word."""
         self.esr = trap.esr
+        self.poison = None if trap.source is None else HostPA(trap.source)
         if syndromes.ec(trap.esr) not in _ABORTS:
             return True
         self.far = trap.far

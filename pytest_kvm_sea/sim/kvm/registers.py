@@ -14,6 +14,7 @@ from pytest_kvm_sea.uapi import registers as ids
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.cpu.cpu import Cpu
+    from pytest_kvm_sea.sim.kvm.vm import Vm
 
 _U64 = struct.Struct("<Q")
 _ARCHITECTURE_MASK = 0xFF0F_FFFF_0000_0000
@@ -26,7 +27,7 @@ _MODES_64 = frozenset({0b0000, 0b0100, 0b0101})
 _NOT_IN_TABLE = frozenset(
     {"spsel", "currentel", "pan", "uao", "nzcv", "daif", "dit", "ssbs", "fpcr", "fpsr"}
     | {"sp_el0", "elr_el1", "spsr_el1", "isr_el1", "rvbar_el1", "oslar_el1", "ctr_el0", "dczid_el0"}
-    | {"erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
+    | {"ccsidr_el1", "cntvct_el0", "erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
 )
 _READ_ONLY = frozenset({"midr_el1", "revidr_el1", "aidr_el1"})
 """Writable only with KVM_CAP_ARM_WRITABLE_IMP_ID_REGS: the same value is accepted."""
@@ -80,15 +81,14 @@ _CORE_BY_WORD: dict[int, tuple[str, int]] = {word: (name, size) for name, (word,
 class Registers:
     """The registers of one vCPU, by KVM's ids."""
 
-    def __init__(
-        self, cpu: Cpu, vm_id_registers: dict[SysReg, int], *, ease: bool, has_run: Callable[[], bool]
-    ) -> None:
+    def __init__(self, cpu: Cpu, vm: Vm, own: dict[SysReg, int]) -> None:
+        """``own``: what identifies this vCPU, and not the VM."""
         self._cpu = cpu
-        self._vm_id_registers = vm_id_registers
-        self._has_run = has_run
+        self._vm = vm
+        self._own = own
         self._unused: dict[str, int] = {}
         """AArch32 banked SPSRs and FP registers: kept for the VMM, used by nothing here."""
-        hidden = _NOT_IN_TABLE if ease else _NOT_IN_TABLE | {"sctlr2_el1"}
+        hidden = _NOT_IN_TABLE if vm.behaviour.ease else _NOT_IN_TABLE | {"sctlr2_el1"}
         self._sysregs: dict[SysReg, str] = {reg: name for name, reg in SYSREGS.items() if name not in hidden}
 
     def get(self, identifier: int) -> bytes:
@@ -104,6 +104,11 @@ class Registers:
     def size(self, identifier: int) -> int:
         """The size in bytes that the id says."""
         return 1 << (identifier >> ids.KVM_REG_SIZE_SHIFT & 0xF)
+
+    def check(self, identifier: int) -> None:
+        """Raise what KVM answers for an id that it does not know. EINVAL, ENOENT."""
+        if self._core(identifier) is None:
+            self._sysreg(identifier)
 
     def set(self, identifier: int, data: bytes) -> None:
         """Write a register. EINVAL, ENOENT, EBUSY as KVM gives them."""
@@ -150,6 +155,8 @@ class Registers:
 
     def _read(self, reg: SysReg) -> int:
         """A system register, or an ID register, which belongs to the whole VM."""
+        if reg in self._own:
+            return self._own[reg]
         value = self._cpu.sysregs.get(reg)
         return self._cpu.id_registers.get(reg, 0) if value is None else value
 
@@ -160,6 +167,8 @@ class Registers:
                 fail(errno.EINVAL)
         elif name.startswith(_ID_PREFIX):
             self._set_id(reg, value)
+        elif reg in self._own:
+            self._own[reg] = value
         else:
             self._cpu.sysregs[reg] = value
             if reg in _TRANSLATION:
@@ -167,15 +176,13 @@ class Registers:
                 self._cpu.invalidate_tlb()
 
     def _set_id(self, reg: SysReg, value: int) -> None:
-        old = self._read(reg)
-        if value != old:
-            self._check_id(old, value)
-            self._vm_id_registers[reg] = value
-
-    def _check_id(self, old: int, value: int) -> None:
-        """ID registers: until the VM has run, a feature may be taken away, never added."""
-        if self._has_run():
+        """ID registers: until the VM has run, it may be told that it has less than the host."""
+        if value == self._read(reg):
+            return
+        if self._vm.has_run:
             fail(errno.EBUSY)
+        limit = self._vm.id_limits.get(reg, 0)
         for shift in range(0, 64, 4):
-            if value >> shift & 0xF > old >> shift & 0xF:
+            if value >> shift & 0xF > limit >> shift & 0xF:
                 fail(errno.EINVAL)
+        self._vm.id_registers[reg] = value

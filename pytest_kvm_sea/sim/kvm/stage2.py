@@ -48,8 +48,6 @@ class Stage2:
         """Pages that are mapped: hva to the addresses of the guest."""
         self.broken_tables: dict[tuple[int, int], int] = {}
         """Poisoned stage-2 tables: (shift, ipa >> shift) of what they translate, to the level of the table."""
-        self.last_poison: HostPA | None = None
-        """Where the last external abort came from: what a firmware would put into its error record."""
 
     @property
     def generation(self) -> tuple[int, int, int]:
@@ -84,8 +82,7 @@ class Stage2:
             return
         hpa = self._process.hpa_of(slot.hva(ipa))
         if hpa is not None and self._physical.poisoned(hpa, size):
-            self.last_poison = hpa
-            raise ExternalAbort(parity=self._parity)
+            raise ExternalAbort(parity=self._parity, source=hpa)
 
     def _frame(self, hva: HostVA) -> HostPA | None:
         """The frame of a page, if KVM can get it: not where memory_failure took it offline."""

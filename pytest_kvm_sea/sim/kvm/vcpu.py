@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import struct
 import threading
+import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import VCPU_EVENTS_SIZE, KvmRun
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.cpu.traps import Trap
     from pytest_kvm_sea.hosts.contract import Argument
     from pytest_kvm_sea.sim.kvm.vm import Vm
 
@@ -44,6 +46,7 @@ _SUPPORTED_FEATURES = 1 << kvm.KVM_ARM_VCPU_POWER_OFF | 1 << kvm.KVM_ARM_VCPU_PS
 _KNOWN_FEATURES = (1 << 10) - 1
 _SIGSET_SIZE = 8
 _WAIT_POLL_SECONDS = 0.05
+_FLUSH_POLL_SECONDS = 0.0001
 
 
 def _mpidr(number: int) -> int:
@@ -66,12 +69,14 @@ class Vcpu(KvmFile):
         self.inject = Injector(self.cpu, vm.behaviour, vm.stage2, self.fault)
         self.mmio = Mmio(self.cpu, self.run_page, self.fault)
         # What identifies this vCPU, before what the VM's vCPUs have in common.
-        self.cpu.id_registers = ChainMap({_MPIDR: _mpidr(number)}, vm.id_registers)
-        self.registers = Registers(self.cpu, vm.id_registers, ease=vm.behaviour.ease, has_run=lambda: vm.has_run)
+        own = {_MPIDR: _mpidr(number)}
+        self.cpu.id_registers = ChainMap(own, vm.id_registers)
+        self.registers = Registers(self.cpu, vm, own)
         self._features: int | None = None
         self._powered_off = False
         self._signal = threading.Event()
         self._generation: object = None
+        self._in_guest = False
         self._lock = threading.Lock()
         self.thread: int | None = None
         """The thread that is in KVM_RUN, if one is."""
@@ -129,9 +134,9 @@ class Vcpu(KvmFile):
             fail(errno.EINVAL)
         if any(features[1:]) or wanted & ~_KNOWN_FEATURES:
             fail(errno.ENOENT)
-        if wanted & ~_SUPPORTED_FEATURES or (self._features is not None and wanted != self._features):
+        if wanted & ~_SUPPORTED_FEATURES or self.vm.vcpu_features not in {None, wanted}:
             fail(errno.EINVAL)
-        self._features = wanted
+        self.vm.vcpu_features = self._features = wanted
         self._powered_off = powered_off
         self._reset()
         return 0
@@ -150,6 +155,7 @@ class Vcpu(KvmFile):
     def _set_one_reg(self, argument: Argument) -> int:
         self._check_initialised()
         identifier, address = _ONE_REG.unpack(read_structure(argument, _ONE_REG.size))
+        self.registers.check(identifier)
         self.registers.set(identifier, copy_from_user(address, self.registers.size(identifier)))
         return 0
 
@@ -209,21 +215,38 @@ class Vcpu(KvmFile):
     def _enter_until_exit(self) -> int:
         cpu = self.cpu
         while True:
+            # Before the look at the signal: one that comes in between kicks again.
+            cpu.kicked = False
             if self._signal.is_set():
                 self._take_signal()
             if self._powered_off:
                 self._wait_for_signal()
                 continue
             self._enter_pending()
-            generation = self.vm.stage2.generation
-            if generation != self._generation:
-                self._generation = generation
-                cpu.invalidate_tlb()
-            trap = cpu.run(SLICE)
+            trap = self._run_slice()
             if trap is None or not self.fault.record(trap, cpu):
                 continue
             if not _HANDLERS.get(syndromes.ec(trap.esr), Vcpu._unknown)(self):
                 return 0
+
+    def _run_slice(self) -> Trap | None:
+        """Guest code for a while, over stage 2 as it is when it begins."""
+        self._in_guest = True
+        try:
+            generation = self.vm.stage2.generation
+            if generation != self._generation:
+                self._generation = generation
+                self.cpu.invalidate_tlb()
+            return self.cpu.run(SLICE)
+        finally:
+            self._in_guest = False
+
+    def flush(self) -> None:
+        """What stage 2 was before its last change is used no more when this returns (kvm_flush_remote_tlbs)."""
+        generation = self.vm.stage2.generation
+        while self._in_guest and self._generation != generation:
+            self.cpu.kicked = True
+            time.sleep(_FLUSH_POLL_SECONDS)
 
     def _enter_pending(self) -> None:
         if self.inject.commit():
@@ -231,7 +254,6 @@ class Vcpu(KvmFile):
 
     def _take_signal(self) -> None:
         self._signal.clear()
-        self.cpu.kicked = False
         self.run_page.exit_reason = kvm.Exit.INTR
         fail(errno.EINTR)
 

@@ -38,12 +38,16 @@ class Vm(KvmFile):
         self.apei = machine.apei
         self.routes_sea_to_el2 = machine.routes_sea_to_el2
         self.ipa_bits = ipa_bits
-        self.id_registers = dict(id_registers(machine.features))
+        self.id_limits = id_registers(machine.features)
+        """What the host has: the most that a VM may be told that it has."""
+        self.id_registers = dict(self.id_limits)
         self.memslots = Memslots(self.behaviour.page_size, ipa_bits)
         self.stage2 = Stage2(self.memslots, self.process, self.physical, ipa_bits, parity=machine.parity)
         self.exits_on_sea = False
         self.nisv_to_user = False
         self.has_run = False
+        self.vcpu_features: int | None = None
+        """What the first KVM_ARM_VCPU_INIT asked for: all vCPUs of a VM have the same features."""
         self.vcpus: dict[int, Vcpu] = {}
         self._requests: dict[int, Handler] = {
             kvm.KVM_CHECK_EXTENSION: machine.check_extension,
@@ -55,6 +59,9 @@ class Vm(KvmFile):
 
     def requests(self) -> Mapping[int, Handler]:
         return self._requests
+
+    def unknown_request(self) -> int:
+        return errno.EINVAL
 
     def _create_vcpu(self, argument: Argument) -> int:
         number = as_number(argument)
@@ -68,6 +75,8 @@ class Vm(KvmFile):
 
     def _set_user_memory_region(self, argument: Argument) -> int:
         self.memslots.set_region(read_structure(argument, REGION_SIZE))
+        for vcpu in tuple(self.vcpus.values()):
+            vcpu.flush()
         return 0
 
     def _enable_cap(self, argument: Argument) -> int:

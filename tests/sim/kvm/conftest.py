@@ -11,6 +11,7 @@ import pytest
 
 from pytest_kvm_sea.addresses import GuestPA
 from pytest_kvm_sea.platforms.loader import load_platform
+from pytest_kvm_sea.platforms.model import Platform
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.vmm.vcpu import Vcpu
 from pytest_kvm_sea.vmm.vm import Vm
@@ -21,7 +22,7 @@ MMU_OFF = 0xC5_0078
 
 
 class Bare(Protocol):
-    def __call__(self, *words: int, platform: str = "ampereone", **registers: int) -> Vcpu: ...
+    def __call__(self, *words: int, platform: str | Platform = "ampereone", **registers: int) -> Vcpu: ...
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def bare() -> Iterator[Bare]:
     """Make a VM with this code at CODE, vectors at VECTORS (every vector a branch to itself), and one vCPU."""
     made: list[tuple[SimHost, Vm]] = []
 
-    def make(*words: int, platform: str = "ampereone", **registers: int) -> Vcpu:
-        host = SimHost(load_platform(platform))
+    def make(*words: int, platform: str | Platform = "ampereone", **registers: int) -> Vcpu:
+        host = SimHost(load_platform(platform) if isinstance(platform, str) else platform)
         vm = Vm(host)
         made.append((host, vm))
         vm.memory.view(GuestPA(CODE), 4 * len(words))[:] = struct.pack(f"<{len(words)}I", *words)

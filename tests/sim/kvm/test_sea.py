@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from pytest_kvm_sea.addresses import GuestPA, GuestVA
 from pytest_kvm_sea.cpu import bus
+from pytest_kvm_sea.platforms.loader import load_platform
+from pytest_kvm_sea.platforms.model import Platform, SeaPolicy
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.sim.kvm import stage2
+from pytest_kvm_sea.vmm.errors import RunError
 from pytest_kvm_sea.vmm.exits import SeaExit, SigbusExit
 from pytest_kvm_sea.vmm.vcpu import Vcpu
 
@@ -37,7 +41,9 @@ def poison(vcpu: Vcpu, gpa: int) -> None:
     sim(vcpu).physical.poison(hpa)
 
 
-def broken(bare: Bare, word: int = LDR_X0_X1, *, platform: str = "ampereone", enable: bool = True, **regs: int) -> Vcpu:
+def broken(
+    bare: Bare, word: int = LDR_X0_X1, *, platform: str | Platform = "ampereone", enable: bool = True, **regs: int
+) -> Vcpu:
     """A guest that will run into poison at CELL with its first instruction."""
     vcpu = bare(word, SELF, platform=platform, **{"x0": 0x77, "x1": CELL, **regs})
     poison(vcpu, CELL)
@@ -182,6 +188,42 @@ def test_apei_claims(bare: Bare) -> None:
     assert vcpu.get_events().exception.serror_pending == 0
 
 
+def test_apei_claims_an_abort_without_an_address(bare: Bare) -> None:
+    """An error in stage 2's own tables, after one in memory: no page of the VMM's is to blame, and none is taken."""
+    vcpu = broken(bare, platform="apei-claims")
+    vcpu.vm.add_memory(GuestPA(0x4000_0000), 0x20_0000)
+    assert isinstance(vcpu.run(), SigbusExit)
+    taken = vcpu.vm.host.physical.is_offline  # type: ignore[attr-defined] # the simulated one
+    hva = vcpu.vm.memory.hva(GuestPA(0x4000_0000))
+    vcpu.vm.memory.view(GuestPA(0x4000_0000), 1)[0] = 1
+    vcpu.set_reg("x1", 0x4000_0000)
+    break_stage2(vcpu, 0x4000_0000, 3)
+    result = vcpu.run()
+    assert isinstance(result, SigbusExit)
+    assert (result.signals[0].code, result.signals[0].address) == (0x80, 0)
+    assert not taken(sim(vcpu).process.hpa_of(hva))
+
+
+def test_apei_claims_a_page_of_the_hosts_size(bare: Bare) -> None:
+    platform = load_platform("host-64k")
+    claiming = replace(platform, firmware=replace(platform.firmware, sea=SeaPolicy.CLAIMED))
+    vcpu = broken(bare, platform=claiming)
+    hva = vcpu.vm.memory.hva(GuestPA(CELL))
+    for _ in range(2):
+        result = vcpu.run()
+        assert isinstance(result, SigbusExit)
+        (signal,) = result.signals
+        assert (signal.code, signal.address, signal.lsb) == (4, hva & ~0xFFFF, 16)
+
+
+def test_cache_maintenance_that_counts_as_a_store_to_read_only_memory(bare: Bare) -> None:
+    """DC IVAC: WnR and CM, and no syndrome to emulate it by."""
+    vcpu = bare(0xD508_7621, SELF, x1=0x1000_0000)
+    vcpu.vm.add_memory(GuestPA(0x1000_0000), 0x1_0000, readonly=True)
+    with pytest.raises(RunError, match="ENOSYS"):
+        vcpu.run()
+
+
 def test_apei_claims_and_memory_failure_cannot_act(bare: Bare) -> None:
     result = broken(bare, platform="apei-claims-unhandled").run()
     assert isinstance(result, SigbusExit)
@@ -289,8 +331,8 @@ def test_poison_in_stage_2_on_a_stage_1_walk_belongs_to_the_host(bare: Bare, pla
 def test_set_is_hidden_from_a_vm_without_ras(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     """ESR.SET is passed on only where the VM's own ID register has FEAT_RAS."""
 
-    def restartable(*, parity: bool) -> bus.ExternalAbort:
-        return bus.ExternalAbort(parity=parity, severity=3, external=True)
+    def restartable(*, parity: bool, source: int) -> bus.ExternalAbort:
+        return bus.ExternalAbort(parity=parity, severity=3, external=True, source=source)
 
     monkeypatch.setattr(stage2, "ExternalAbort", restartable)
     assert run_to_sea(broken(bare)).esr == 0x9200_1A10
