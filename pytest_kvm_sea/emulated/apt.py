@@ -165,14 +165,23 @@ def unpack(package: Path, destination: Path, wanted: Callable[[str], bool] = lam
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if name and wanted(name):
-                    _place(archive, member, destination, name)
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                _place_all(archive, destination, wanted)
+        except tarfile.TarError as error:
+            broken = str(error)
+        else:
+            broken = ""
         complaint = process.stderr.read().decode(errors="replace")
-    if process.returncode:
-        raise EmulationError(f"dpkg-deb could not read {package.name}; delete it and try again", complaint)
+    if broken or process.returncode:
+        raise EmulationError(f"dpkg-deb could not read {package.name}; delete it and try again", complaint or broken)
+
+
+def _place_all(archive: tarfile.TarFile, destination: Path, wanted: Callable[[str], bool]) -> None:
+    for member in archive:
+        name = member.name.removeprefix("./")
+        if name and wanted(name):
+            _place(archive, member, destination, name)
 
 
 def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, destination: Path, name: str) -> None:

@@ -74,8 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     given = list(arguments)
     at = given.index("--") if "--" in given else len(given)
     options = parser().parse_args(given[:at])
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    _on_signals()
     try:
         return _main(options, given[at + 1 :] or DEFAULT_ARGUMENTS)
     except EmulationError as error:
@@ -86,8 +85,14 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _on_signals() -> None:
+    """What ends this process ends it like Ctrl-C: with all that it has started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt  # so that nothing is left running
+    raise KeyboardInterrupt
 
 
 def log(message: str) -> None:

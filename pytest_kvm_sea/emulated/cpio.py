@@ -61,6 +61,8 @@ class Cpio:
             self.file(name, path.read_bytes(), executable=os.access(path, os.X_OK))
 
     def _entry(self, name: str, mode: int, data: bytes = b"", *, device: tuple[int, int] = (0, 0)) -> None:
+        if name == _TRAILER and mode:
+            raise ValueError(f"a file cannot be named {name}: that is the end of an archive")
         # inode, mode, owner, group, links, time, size, device, device the node stands for, length of name, checksum
         encoded = name.encode() + b"\0"
         numbers = (next(self._inodes), mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)

@@ -85,8 +85,8 @@ def run(
         with firmware, Qemu(command, output / CONSOLE, said, terminal=job.interactive) as running:
             if job.interactive:
                 running.wait_for_a_person()
-            else:
-                running.wait(boot_timeout=BOOT_TIMEOUT, timeout=job.timeout)
+                return 0  # who powers off by hand sends nothing
+            running.wait(boot_timeout=BOOT_TIMEOUT, timeout=job.timeout)
     return collect(output)
 
 
@@ -170,7 +170,7 @@ def collect(output: Path) -> int:
     """Unpack what the machine has sent to a directory, there. The exit code in it."""
     results = output / RESULTS
     try:
-        with tarfile.open(results) as archive:
+        with tarfile.open(results, "r:") as archive:
             for member in archive:
                 _take(archive, member, output)
     except (tarfile.TarError, FileNotFoundError) as error:
