@@ -29,10 +29,12 @@ def whole_package() -> None:
 
 
 @pytest.fixture
-def pytester(whole_package: None, pytester: pytest.Pytester) -> pytest.Pytester:
+def pytester(whole_package: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Runs inside this process forget the modules that they imported first, and the next one gets others of that name.
 
     A package of which one half is imported anew is not the same package any more: all of it is imported beforehand.
     (Its scope makes `whole_package` come first.)
     """
+    # A plugin that the outer run has loaded cannot be rewritten any more; pytest says so where it finds it twice.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-W ignore::pytest.PytestAssertRewriteWarning")
     return pytester
