@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +64,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from pytest_kvm_sea import collection
 
         collection.finish(config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.stash.get(IN_USE, False):
+        # What was collected stays to the end. Without this the garbage collector walks through all of it again and
+        # again while the tests make and drop VMs: a sixth of the time.
+        gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if config.stash.get(IN_USE, False):
+        gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -41,7 +41,7 @@ OUTCOMES = [
 pytestmark = [
     pytest.mark.kvm_sea_requires("firmware-einj", "einj-parameters", "einj-notrigger", "pagemap-pfn", "lockdown"),
     # The driver is the kernel's; what is missing of EINJ is told by test_sea_to_user.
-    pytest.mark.kvm_sea_distinct("kernel.release", "kernel.page_size"),
+    pytest.mark.kvm_sea_distinct("kernel.sea_to_user", "kernel.page_size"),
 ]
 
 
