@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.ras.einj_files import Write
 
-_TABLE_LEVEL = 3
 _JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
 EINJ: pytest.StashKey[Einj] = pytest.StashKey()
 """The client that a test uses, kept on its item: memory must not be unmapped before its pages are out of service."""
@@ -48,7 +47,8 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
         say(item.config, "\n".join((f"kvm-sea: {item.nodeid} would write on {host.node}:", *map(str, writes))))
         pytest.skip(f"[dry-run] {len(writes)} writes were shown and none was made; leave out {DRY_RUN.flag}")
 
-    breaks_tables = real and _breaks_tables(host)
+    firmware = Firmware(host)
+    breaks_tables = real and _breaks_tables(firmware)
     einj = Einj(
         host,
         Safeguards(
@@ -57,18 +57,18 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
             journal=_journal(item.config) if real or chosen.journal else None,
             test=item.nodeid,
             rehearse=rehearse if chosen.dry_run else None,
-            mend=Firmware(host).mend_einj if breaks_tables else None,
+            mend=firmware.mend_einj if breaks_tables else None,
         ),
     )
-    einj.broken_table_level = _TABLE_LEVEL if breaks_tables else None
+    einj.broken_table_level = firmware.einj_level if breaks_tables else None
     item.stash[EINJ] = einj
     return einj
 
 
-def _breaks_tables(host: Host) -> bool:
+def _breaks_tables(firmware: Firmware) -> bool:
     """Whether the firmware behind EINJ is an emulated machine's, which cannot break a cell."""
     try:
-        return "einj-mend" in Firmware(host).ask("about")["operations"]
+        return "einj-mend" in firmware.ask("about")["operations"]
     except FirmwareError:
         return False
 

@@ -24,7 +24,9 @@ def block(name: str, language: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize(("page", "tests"), [("fixtures.md", 3), ("guests.md", 1), ("injection.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "tests"), [("fixtures.md", 3), ("guests.md", 1), ("injection.md", 1), ("firmware.md", 1)]
+)
 def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> None:
     pytester.makepyfile(block(page, "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")

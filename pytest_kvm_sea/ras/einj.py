@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -114,8 +114,8 @@ class Einj:
         self._open: list[tuple[Injection, str]] = []
         self.injections: list[Injection] = []
         """Every error that was injected, and those of which that is not certain."""
-        self.broken_table_level: int | None = None
-        """Not None: injecting breaks the stage-2 table of this level that maps the page (the emulated host's EINJ)."""
+        self.broken_table_level: Callable[[], int | None] | None = None
+        """Not None: injecting breaks the stage-2 table that maps the page, at this level (the emulated host's EINJ)."""
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,8 @@ class BrokenTable:
     page: HostPA
     """A page that it maps: what the firmware was told."""
     id: int
+    level: int
+    """The walk that cannot read it fails at this level: 3 for pages of 4 KiB, 2 for huge pages of 2 MiB."""
 
 
 @dataclass(slots=True)
@@ -48,13 +50,13 @@ class Firmware:
     broken: list[BrokenTable] = field(default_factory=list)
 
     def break_table(self, page: HostPA) -> BrokenTable:
-        """Make the level-3 table unreadable by which stage 2 of some VM maps a page of this host.
+        """Make the table unreadable by which stage 2 of some VM maps a page of this host.
 
         The guest must have touched the page. Whoever walks that table from now on, for a page that is in no TLB, runs
         into an external abort on the walk. Raises FirmwareError; nothing was broken then.
         """
         answer = self.ask("break", hpa=page)
-        table = BrokenTable(page, int(answer["id"]))
+        table = BrokenTable(page, int(answer["id"]), int(answer["level"]))
         self.broken.append(table)
         return table
 
@@ -86,6 +88,11 @@ class Firmware:
         type, flags, address, mask: SET_ERROR_TYPE_WITH_ADDRESS; placed: whether there is an error now.
         """
         return list(self.ask("einj-injections")["injections"])
+
+    def einj_level(self) -> int | None:
+        """The level of the stage-2 table that the last injection broke; None where it placed nothing."""
+        injections = self.einj_injections()
+        return injections[-1].get("level") if injections else None
 
     def mend_einj(self) -> None:
         """Repair what EINJ broke, where that is stage-2 tables. Raises FirmwareError."""

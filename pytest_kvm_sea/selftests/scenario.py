@@ -111,7 +111,9 @@ def break_physical(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
 
 def _inject(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
     hva = vm.memory.hva(gpa)
-    return Broken(gva, gpa, hva, einj.inject_at(hva).address, walk_level=einj.broken_table_level)
+    hpa = einj.inject_at(hva).address
+    level = None if einj.broken_table_level is None else einj.broken_table_level()
+    return Broken(gva, gpa, hva, hpa, walk_level=level)
 
 
 def warm_up(vm: Vm, gva: GuestVA) -> None:
@@ -122,7 +124,7 @@ def warm_up(vm: Vm, gva: GuestVA) -> None:
 
 
 def break_table(vm: Vm, firmware: Firmware, gva: GuestVA) -> Broken:
-    """Break the stage-2 table of level 3 on the way to ``gva``: the guest touches another page of its block first.
+    """Break the stage-2 table on the way to ``gva``: the guest touches another page of its block first.
 
     The guest must be one that warms up (`guests.consumer`), and has not run yet.
     """
@@ -131,9 +133,9 @@ def break_table(vm: Vm, firmware: Firmware, gva: GuestVA) -> Broken:
     assert neighbour // PAGE_SIZE != gva // PAGE_SIZE, f"{gva:#x} is in the page that is touched first"
     populate(vm, neighbour)
     warm_up(vm, neighbour)
-    firmware.break_table(Pagemap(vm.host).translate(vm.gva_to_hva(neighbour)))
+    table = firmware.break_table(Pagemap(vm.host).translate(vm.gva_to_hva(neighbour)))
     hva = vm.gva_to_hva(gva)
-    return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host).translate(hva), walk_level=3)
+    return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host).translate(hva), walk_level=table.level)
 
 
 def run_to_sea(vcpu: Vcpu, broken: Broken, *, write: bool = False) -> SeaExit:

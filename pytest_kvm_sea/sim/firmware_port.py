@@ -52,7 +52,7 @@ class FirmwarePort:
         identifier, self._next = self._next, self._next + 1
         self._broken[identifier] = (stage2, block)
         stage2.broken_tables[block] = _TABLE_LEVEL
-        return {"id": identifier}
+        return {"id": identifier, "level": _TABLE_LEVEL}
 
     def _find(self, page: HostPA) -> tuple[Stage2, tuple[int, int]]:
         """The stage 2 that maps a page, and its level-3 table as `Stage2.broken_tables` names it."""
@@ -68,8 +68,7 @@ class FirmwarePort:
             ]
         if not found:
             raise RequestError(
-                f"no stage-2 table of 4 KiB pages maps {page:#x}; the guest must touch that page first,"
-                " and its memory must not be huge pages"
+                f"no stage-2 table maps {page:#x} by a page of 4 KiB; the guest must touch that page first"
             )
         if len(found) > 1:
             raise RequestError(f"more than one stage-2 table may map {page:#x}; nothing was changed")

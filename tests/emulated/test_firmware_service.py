@@ -135,7 +135,7 @@ def test_outcomes(service: Service, driver: Driver, outcome: str, busy: int, sta
     assert not step(service)
     told = ask(service, "einj-injections")["injections"]
     expected = {"type": MEMORY_UER, "flags": FLAG_MEMORY, "address": 0x5000_0000, "mask": -4096 % (1 << 64)}
-    assert told == ([{**expected, "placed": False}] if outcome == "success" else [])
+    assert told == ([{**expected, "placed": False, "level": None}] if outcome == "success" else [])
 
 
 def test_a_time_out_does_not_last(service: Service, driver: Driver) -> None:
@@ -153,7 +153,7 @@ def test_an_error_in_a_mapped_page_breaks_its_table(service: Service, driver: Dr
     before = files[0].read_bytes()
     driver.execute(MEMORY_UER, PAGE + 0x40)
     step(service)
-    assert ask(service, "einj-injections")["injections"][-1]["placed"]
+    assert ask(service, "einj-injections")["injections"][-1]["level"] == 3
     offset = POINTER - BASE
     assert files[0].read_bytes()[offset : offset + 8] == bytes.fromhex("0300000b00000000")
     assert ask(service, "einj-mend") == {"ok": True, "mended": 1}

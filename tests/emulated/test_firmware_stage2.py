@@ -45,7 +45,16 @@ def test_the_entry_is_found_among_what_looks_like_it(ram: Ram, attributes: int) 
         ram.write_u64(HostPA(OTHER_TABLE + 8 * number), value)
     ram.write(HostPA(OTHER_TABLE + 0x1003), (PAGE | S2_FWB).to_bytes(8, "little"))  # not aligned
     entry = stage2.find_entry(ram, PAGE)
-    assert entry == stage2.Entry(HostPA(LEVEL_2 + 3 * 8), LEAF_TABLE | 3)
+    assert entry == stage2.Entry(HostPA(LEVEL_2 + 3 * 8), LEAF_TABLE | 3, 3)
+
+
+def test_a_huge_page_is_found_by_its_block(ram: Ram) -> None:
+    block = HostPA(BASE + (4 << 20))
+    ram.write_u64(HostPA(OTHER_TABLE + 8), block | S2_FWB)  # a page of 4 KiB that begins there, too, of another address
+    ram.write_u64(HostPA(LEAF_TABLE + 7 * 8), block | S2_FWB & ~2)
+    ram.write_u64(HostPA(LEVEL_2 + 3 * 8), LEAF_TABLE | 3)
+    entry = stage2.find_entry(ram, HostPA(block + 0x12_3000))
+    assert entry == stage2.Entry(HostPA(LEVEL_2 + 3 * 8), LEAF_TABLE | 3, 2)
 
 
 def test_break_and_repair_change_one_word(ram: Ram) -> None:

@@ -49,19 +49,19 @@ class Injection:
     """A request that succeeded."""
 
     request: Request
-    placed: bool
-    """Whether there is an error now: a stage-2 table that maps the page is broken."""
+    level: int | None
+    """Of the stage-2 table that is broken now; None where no error could be placed."""
 
     def as_answer(self) -> dict[str, object]:
         """For the port."""
-        return {**asdict(self.request), "placed": self.placed}
+        return {**asdict(self.request), "placed": self.level is not None, "level": self.level}
 
 
 class EinjFirmware:
     """The firmware of one machine, as far as its EINJ table goes."""
 
-    def __init__(self, path: Path, place: Callable[[Request], bool]) -> None:
-        """``path``: the file with the registers, at its start. ``place``: break something, tell whether it did.
+    def __init__(self, path: Path, place: Callable[[Request], int | None]) -> None:
+        """``path``: the file with the registers, at its start. ``place``: break a table, tell its level.
 
         Raises OSError, and ValueError for a file that is too short.
         """

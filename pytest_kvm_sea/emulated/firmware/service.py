@@ -66,7 +66,7 @@ class Service:
         identifier, self._next = self._next, self._next + 1
         self._broken[identifier] = entry
         stage2.break_entry(self._ram, entry)
-        return {"id": identifier, "entry": entry.address, "was": entry.value}
+        return {"id": identifier, "entry": entry.address, "was": entry.value, "level": entry.level}
 
     def _find(self, page: HostPA) -> stage2.Entry:
         deadline = time.monotonic() + self._patience
@@ -122,18 +122,18 @@ class Service:
 
     # EINJ
 
-    def _place(self, request: Request) -> bool:
+    def _place(self, request: Request) -> int | None:
         """Break the stage-2 table that maps the page, if there is one; no other error can be had on this machine."""
         if not request.type & _UNCORRECTED or not request.flags & _FLAG_MEMORY:
-            return False
+            return None
         page = HostPA(request.address & request.mask & ~(stage2.PAGE - 1))
         try:
             entry = stage2.find_entry(self._ram, page)
         except stage2.NotFound:
-            return False
+            return None
         self._broken_by_einj.append(entry)
         stage2.break_entry(self._ram, entry)
-        return True
+        return entry.level
 
     def _einj_mend(self, _request: Mapping[str, Any]) -> dict[str, object]:
         """Repair every table that EINJ broke. The kernel walks them to take a page away, and would not survive."""

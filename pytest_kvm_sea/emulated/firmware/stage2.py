@@ -3,7 +3,8 @@
 
 The level-3 table that maps a page is found by its entry for that page: the page's address is in it, with the attributes
 of stage 2, which no descriptor of stage 1 has. The level-2 table is found by its pointer to the level-3 table. That
-pointer is then made to point where nothing is: the next walk that comes by cannot read the level-3 table.
+pointer is then made to point where nothing is: the next walk that comes by cannot read the level-3 table. Where the
+page is part of a block of 2 MiB (a huge page), the same is done one level up.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _MEMORY_ATTRIBUTES = {0xF, 0x6, 0x7}
 """MemAttr [5:2] of normal write-back memory: 0xf, or 6 and 7 with FEAT_S2FWB. Stage 1 has an index below 4 here."""
 _MEMORY_SHIFT, _MEMORY_MASK = 2, 0xF
 _READABLE = 1 << 6
+_BLOCK = 1
+"""Bits [1:0] of a block descriptor."""
+_LEAVES = ((3, PAGE, TABLE_OR_PAGE), (2, 2 << 20, _BLOCK))
+"""Level of the table, size of what its entries map, their bits [1:0]."""
 _SEARCHED = slice(2, 6)
 """The bytes of a descriptor that hold bits 16 to 47 of the address and nothing else."""
 
@@ -50,22 +55,24 @@ class Entry:
 
     address: HostPA
     value: int
+    level: int
+    """Of the table that it points to: the walk that cannot read it fails at this level."""
 
 
-def is_page(descriptor: int, page: HostPA) -> bool:
-    """Whether this can be stage 2's level-3 descriptor of a page of normal memory."""
+def is_leaf(descriptor: int, address: HostPA, kind: int) -> bool:
+    """Whether this can be stage 2's descriptor of a page, or of a block, of normal memory; ``kind``: bits [1:0]."""
     return (
-        descriptor & TABLE_OR_PAGE == TABLE_OR_PAGE
-        and descriptor & _ADDRESS == page
+        descriptor & TABLE_OR_PAGE == kind
+        and descriptor & _ADDRESS == address
         and descriptor >> _MEMORY_SHIFT & _MEMORY_MASK in _MEMORY_ATTRIBUTES
         and descriptor & (_ACCESS_FLAG | _READABLE | _NOT_GLOBAL) == _ACCESS_FLAG | _READABLE
     )
 
 
-def find_tables(ram: Ram, page: HostPA) -> list[HostPA]:
-    """The level-3 tables that have an entry for a page, ascending."""
+def find_tables(ram: Ram, page: HostPA, kind: int) -> list[HostPA]:
+    """The tables that have an entry for a page, or for a block, ascending."""
     part = page.to_bytes(8, "little")[_SEARCHED]
-    hits = [address for address in ram.words(part, _SEARCHED.start) if is_page(ram.read_u64(address), page)]
+    hits = [address for address in ram.words(part, _SEARCHED.start) if is_leaf(ram.read_u64(address), page, kind)]
     return sorted({HostPA(address // PAGE * PAGE) for address in hits})
 
 
@@ -75,20 +82,20 @@ def find_pointers(ram: Ram, table: HostPA) -> list[HostPA]:
 
 
 def find_entry(ram: Ram, page: HostPA) -> Entry:
-    """The level-2 descriptor of the one block that maps ``page`` by a level-3 table. Raises NotFound."""
+    """The descriptor that points to the one table that maps ``page``. Raises NotFound."""
     if page not in ram:
         raise NotFound(f"{page:#x} is not in the machine's RAM [{ram.base:#x}, {ram.base + ram.size:#x})")
-    pointers = [(table, pointer) for table in find_tables(ram, page) for pointer in find_pointers(ram, table)]
-    if not pointers:
-        raise NotFound(
-            f"no stage-2 table of 4 KiB pages maps {page:#x}; the guest must touch that page first,"
-            " and its memory must not be huge pages"
-        )
-    if len(pointers) > 1:
-        found = ", ".join(f"{table:#x} by {pointer:#x}" for table, pointer in pointers)
-        raise NotFound(f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed", transient=True)
-    ((_, pointer),) = pointers
-    return Entry(pointer, ram.read_u64(pointer))
+    for level, size, kind in _LEAVES:
+        leaf = HostPA(page // size * size)
+        pointers = [(table, at) for table in find_tables(ram, leaf, kind) for at in find_pointers(ram, table)]
+        if len(pointers) > 1:
+            found = ", ".join(f"{table:#x} by {pointer:#x}" for table, pointer in pointers)
+            text = f"more than one stage-2 table may map {page:#x}: {found}; nothing was changed"
+            raise NotFound(text, transient=True)
+        if pointers:
+            ((_, pointer),) = pointers
+            return Entry(pointer, ram.read_u64(pointer), level)
+    raise NotFound(f"no stage-2 table maps {page:#x} by pages of 4 KiB or 2 MiB; the guest must touch that page first")
 
 
 def break_entry(ram: Ram, entry: Entry) -> None:
