@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -63,21 +64,20 @@ def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_h
 
     requirements.require(probe_host(request.config, kvm_sea_target), ["kvm"])
     timeout = options.settings(request.config).timeout
-    made: list[Vm] = []
+    made = ExitStack()
 
     def make(program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm:
         vm = Vm(kvm_sea_host, ipa_bits=ipa_bits)
-        made.append(vm)
+        made.callback(vm.close)
         if program is not None:
             vm.load(program)
         for _ in range(vcpus):
             vm.add_vcpu().timeout = timeout
         return vm
 
-    yield make
-    injection.retire_before_unmapping(request.node)
-    for vm in made:
-        vm.close()
+    with made:
+        yield make
+        injection.retire_before_unmapping(request.node)
 
 
 @pytest.fixture

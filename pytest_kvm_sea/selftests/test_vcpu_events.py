@@ -315,5 +315,11 @@ def test_entered_by_the_ioctl(kvm_sea_vm: VmFactory) -> None:
 def test_refused_as_a_whole(kvm_sea_vm: VmFactory) -> None:
     """A call that fails has no effect, also where the abort in it is in order and the SError is not."""
     vcpu = stopped(kvm_sea_vm)
-    with known_defect("abort-before-refusal", when=enters_at_once(vcpu)):
-        refused(vcpu, ext_dabt_pending=1, serror_pending=1, serror_has_esr=1, serror_esr=TOO_WIDE)
+    before, first = State.of(vcpu), enters_at_once(vcpu)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        set_events(vcpu, ext_dabt_pending=1, serror_pending=1, serror_has_esr=1, serror_esr=TOO_WIDE)
+    assert caught.value.errno == errno.EINVAL
+    deliver(vcpu)
+    check_pending(vcpu, None)
+    with known_defect("abort-before-refusal", when=first):
+        assert State.of(vcpu) == before

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.guest.errors import GuestMemoryError
 from pytest_kvm_sea.guest.program import DEFAULT_UCALL_MMIO, GuestProgram
-from pytest_kvm_sea.hosts.contract import Backing, Host
+from pytest_kvm_sea.hosts.contract import Backing, File, Host
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
@@ -58,20 +59,29 @@ class Vm:
         self.vcpus: list[Vcpu] = []
         self.ucall_address = GuestPA(DEFAULT_UCALL_MMIO)
         self.reader = _Reader(self)
-        self._device = host.open("/dev/kvm", os.O_RDWR)
-        version = self._device.ioctl(kvm.KVM_GET_API_VERSION)
-        if version != kvm.KVM_API_VERSION:
-            raise VmmError(f"/dev/kvm speaks API version {version}, this VMM version {kvm.KVM_API_VERSION}")
-        limit = self._device.ioctl(kvm.KVM_CHECK_EXTENSION, kvm.KVM_CAP_ARM_VM_IPA_SIZE)
-        self.ipa_bits = ipa_bits or min(DEFAULT_IPA_BITS, limit or DEFAULT_IPA_BITS)
-        vm_type = 0 if self.ipa_bits == DEFAULT_IPA_BITS else self.ipa_bits
-        self._mmap_size = self._device.ioctl(kvm.KVM_GET_VCPU_MMAP_SIZE)
-        self.file = host.adopt(self._device.ioctl(kvm.KVM_CREATE_VM, vm_type))
         self._allocator = TableAllocator()
         self._next_large_tables = _LARGE_TABLES_BASE
-        self.add_memory(GuestPA(0), LOW_MEMORY_SIZE)
+        with ExitStack() as undo:
+            device = host.open("/dev/kvm", os.O_RDWR)
+            undo.callback(device.close)
+            self.file = self._create(device, ipa_bits)
+            undo.callback(self.file.close)
+            undo.callback(self._close_memory)
+            self.add_memory(GuestPA(0), LOW_MEMORY_SIZE)
+            self._resources = undo.pop_all()
         self._allocator.add(TABLES_BASE, LOW_MEMORY_SIZE - TABLES_BASE)
         self.page_tables = PageTables(self.memory, self._allocator)
+
+    def _create(self, device: File, ipa_bits: int | None) -> File:
+        """KVM_CREATE_VM with as many address bits as are wanted, or can be had."""
+        version = device.ioctl(kvm.KVM_GET_API_VERSION)
+        if version != kvm.KVM_API_VERSION:
+            raise VmmError(f"/dev/kvm speaks API version {version}, this VMM version {kvm.KVM_API_VERSION}")
+        limit = device.ioctl(kvm.KVM_CHECK_EXTENSION, kvm.KVM_CAP_ARM_VM_IPA_SIZE)
+        self.ipa_bits = ipa_bits or min(DEFAULT_IPA_BITS, limit or DEFAULT_IPA_BITS)
+        vm_type = 0 if self.ipa_bits == DEFAULT_IPA_BITS else self.ipa_bits
+        self._mmap_size = device.ioctl(kvm.KVM_GET_VCPU_MMAP_SIZE)
+        return self.host.adopt(device.ioctl(kvm.KVM_CREATE_VM, vm_type))
 
     def __enter__(self) -> Self:
         return self
@@ -85,8 +95,9 @@ class Vm:
         """Give everything back. Allowed twice."""
         for vcpu in self.vcpus:
             vcpu.close()
-        self.file.close()
-        self._device.close()
+        self._resources.close()
+
+    def _close_memory(self) -> None:
         for region in self.memory.regions:
             region.memory.close()
 
@@ -271,7 +282,11 @@ class Vm:
         """Create a vCPU that will start the loaded program at its entry."""
         number = len(self.vcpus)
         file = self.host.adopt(self.file.ioctl(kvm.KVM_CREATE_VCPU, number))
-        vcpu = Vcpu(self, number, file, self._mmap_size)
+        try:
+            vcpu = Vcpu(self, number, file, self._mmap_size)
+        except BaseException:
+            file.close()
+            raise
         self.vcpus.append(vcpu)
         vcpu.set_reg("cpacr_el1", vcpu.get_reg("cpacr_el1") | _CPACR_FPEN)
         vcpu.set_reg("sctlr_el1", vcpu.get_reg("sctlr_el1") | _SCTLR_M_C_I)
