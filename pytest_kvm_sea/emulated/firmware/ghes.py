@@ -60,7 +60,7 @@ def find_source(ram: Ram) -> ErrorSource | None:
 def _table(ram: Ram, address: HostPA) -> bytes:
     """The table that begins here, or nothing: the word occurs elsewhere, too."""
     length = ram.read_u64(address) >> 32
-    if not _HEADER_SIZE < length <= _LONGEST:
+    if not _HEADER_SIZE < length <= _LONGEST or address + length not in ram:
         return b""
     table = ram.read(address, length)
     return b"" if sum(table) % 256 else table
@@ -69,7 +69,12 @@ def _table(ram: Ram, address: HostPA) -> bytes:
 def _source(ram: Ram, table: bytes, start: int) -> ErrorSource:
     (pointer,) = struct.unpack_from("<Q", table, start + _STATUS_ADDRESS)
     (acknowledge,) = struct.unpack_from("<Q", table, start + _ACKNOWLEDGE)
-    return ErrorSource(HostPA(ram.read_u64(HostPA(pointer))), HostPA(acknowledge))
+    block = HostPA(ram.read_u64(HostPA(pointer)))
+    # Written to later, so looked at now.
+    for address in (block, acknowledge):
+        if address not in ram:
+            raise IndexError(f"HEST names {address:#x}, which is not in the machine's RAM")
+    return ErrorSource(block, HostPA(acknowledge))
 
 
 def memory_record(address: HostPA, mask: int) -> bytes:

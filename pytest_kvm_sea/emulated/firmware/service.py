@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _PATIENCE = 2.0
 """Seconds to look again for. Tables of a VM that is gone are freed, and cleared, a moment later."""
 _PAUSE = 0.05
+_DRIVERS_PATIENCE = 0.5
+"""einj.ko waits for 1 s at least."""
 _FLAG_MEMORY, _UNCORRECTED = 0x2, 0x30
 """SET_ERROR_TYPE_WITH_ADDRESS: the address is valid; memory errors, uncorrectable and fatal."""
 _U64 = (1 << 64) - 1
@@ -62,20 +65,23 @@ class Service:
     def _break(self, request: Mapping[str, Any]) -> dict[str, object]:
         """The stage-2 table that maps the page at ``hpa`` cannot be read any more; ``id`` is for the repair."""
         page = HostPA(number(request, "hpa") // stage2.PAGE * stage2.PAGE)
-        entry = self._find(page)
+        try:
+            entry = self._find(page, self._patience)
+        except stage2.NotFound as error:
+            raise RequestError(str(error)) from None
         identifier, self._next = self._next, self._next + 1
         self._broken[identifier] = entry
         stage2.break_entry(self._ram, entry)
         return {"id": identifier, "entry": entry.address, "was": entry.value, "level": entry.level}
 
-    def _find(self, page: HostPA) -> stage2.Entry:
-        deadline = time.monotonic() + self._patience
+    def _find(self, page: HostPA, patience: float) -> stage2.Entry:
+        deadline = time.monotonic() + patience
         while True:
             try:
                 return stage2.find_entry(self._ram, page)
             except stage2.NotFound as error:
                 if not error.transient or time.monotonic() > deadline:
-                    raise RequestError(str(error)) from None
+                    raise
             time.sleep(_PAUSE)
 
     def _repair(self, request: Mapping[str, Any]) -> dict[str, object]:
@@ -97,10 +103,15 @@ class Service:
         address, identifier = HostPA(number(request, "hpa")), number(request, "id")
         if identifier not in self._broken:
             raise RequestError(f"nothing is broken under the id {identifier}; broken are {sorted(self._broken)}")
-        self._source = self._source or ghes.find_source(self._ram)
+        try:
+            self._source = self._source or ghes.find_source(self._ram)
+        except IndexError as error:
+            raise RequestError(str(error)) from None
         if self._source is None:
             raise RequestError("the machine has no error source that is notified by SEA (QEMU's ras=on)")
         self._awaited = identifier
+        if address not in self._ram:
+            raise RequestError(f"{address:#x} is not in the machine's RAM")
         ghes.record(self._ram, self._source, address, ~(stage2.PAGE - 1) & _U64)
         return {}
 
@@ -117,8 +128,10 @@ class Service:
         if self._awaited not in self._broken or ghes.is_read(self._ram, self._source):
             entry = self._broken.pop(self._awaited, None)
             self._awaited = None
-            if entry is not None:
-                stage2.repair_entry(self._ram, entry)
+            # Not broken any more: the kernel has freed that table since, and there is nothing to repair.
+            with contextlib.suppress(stage2.NotFound):
+                if entry is not None:
+                    stage2.repair_entry(self._ram, entry)
 
     # EINJ
 
@@ -128,7 +141,7 @@ class Service:
             return None
         page = HostPA(request.address & request.mask & ~(stage2.PAGE - 1))
         try:
-            entry = stage2.find_entry(self._ram, page)
+            entry = self._find(page, min(self._patience, _DRIVERS_PATIENCE))
         except stage2.NotFound:
             return None
         self._broken_by_einj.append(entry)
