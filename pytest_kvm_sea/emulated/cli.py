@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(given[:at])
     _on_signals()
     try:
-        return _main(options, given[at + 1 :] or DEFAULT_ARGUMENTS)
+        return _main(options, given[at + 1 :] or _default_arguments(firmware=options.firmware))
     except EmulationError as error:
         log(f"error: {error}")
         sys.stderr.write("".join(f"    {line}\n" for line in error.details.splitlines()))
@@ -89,6 +89,11 @@ def _on_signals() -> None:
     """What ends this process ends it like Ctrl-C: with all that it has started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+
+
+def _default_arguments(*, firmware: bool) -> tuple[str, ...]:
+    """The machine's memory may be destroyed, but even here nothing is unless it is named."""
+    return (*DEFAULT_ARGUMENTS, f"--kvm-sea-einj-host={run.HOSTNAME}") if firmware else DEFAULT_ARGUMENTS
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -23,6 +23,8 @@ from pytest_kvm_sea.emulated.machine import MachineConfig
 from pytest_kvm_sea.emulated.native import GUEST_PYTHON
 from pytest_kvm_sea.emulated.process import Qemu
 
+HOSTNAME = "emulated"
+"""The name of the machine, by which an injection is allowed there."""
 OUTPUT = "/output"
 """The guest's directory whose files are brought back; its tests find it in the environment."""
 OUTPUT_VARIABLE = "KVM_SEA_OUTPUT"
@@ -131,7 +133,7 @@ def job_archive(job: Job) -> bytes:
 
 def settings(now: float, *, interactive: bool = False) -> str:
     """What init.sh reads."""
-    return f"KVM_SEA_NOW={now:.0f}\nKVM_SEA_HOSTNAME=emulated\nKVM_SEA_INTERACTIVE={'1' if interactive else ''}\n"
+    return f"KVM_SEA_NOW={now:.0f}\nKVM_SEA_HOSTNAME={HOSTNAME}\nKVM_SEA_INTERACTIVE={'1' if interactive else ''}\n"
 
 
 def script(job: Job) -> str:
