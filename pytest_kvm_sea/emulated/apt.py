@@ -28,7 +28,7 @@ DEBIAN_RELEASES = frozenset(
     {"bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldoldstable", "oldstable", "stable", "testing"}
     | {"unstable"}
 )
-_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+_RELEASE_FILE = re.compile(r"^'(?!cdrom:)(.+)/dists/([^/']+)/InRelease' ", re.MULTILINE)
 _URI = re.compile(r"^'([^']+)' (\S+) (\d+) ")
 _CONFIGURATION = """\
 #clear APT::Update;
@@ -66,12 +66,13 @@ def mirror(chosen: str | None = None) -> str:
     if chosen := chosen or os.environ.get(MIRROR_VARIABLE):
         return chosen
     _need("apt-get")
-    listed = _run(["apt-get", "indextargets", "--format", _FORMAT, "Created-By: Packages"], "apt-get indextargets")
-    for line in listed.splitlines():
-        uri, release, component = line.rsplit("|", 2)
-        if release in DEBIAN_RELEASES and component == "main":
-            return uri
-    sources = ", ".join(sorted({line.partition("|")[0] for line in listed.splitlines()})) or "none at all"
+    # What apt-get would fetch: as sources.list, .sources and mirror lists say, also where nothing was fetched yet.
+    printed = _run(["apt-get", "update", "--print-uris"], "the look at this machine's apt sources")
+    found = _RELEASE_FILE.findall(printed)
+    for uri, release in found:
+        if release in DEBIAN_RELEASES:
+            return str(uri)
+    sources = ", ".join(sorted({uri for uri, _release in found})) or "none at all"
     raise EmulationError(
         f"apt's sources on this machine name no Debian mirror (found: {sources}); "
         f"give one: --mirror URI or {MIRROR_VARIABLE}=URI"

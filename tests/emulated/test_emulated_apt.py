@@ -14,13 +14,14 @@ from pytest_kvm_sea.emulated import apt
 from pytest_kvm_sea.emulated.errors import EmulationError
 from tests.emulated.emulated_fakes import program
 
-TARGETS = """\
-http://mirror.example/ubuntu/|noble|main
-http://mirror.example/debian-security/|bookworm-security|main
-http://mirror.example/debian/|bookworm-updates|main
-http://mirror.example/debian/|bookworm|contrib
-http://near.example/debian/|bookworm|main
-http://far.example/debian/|sid|main
+PRINTED = """\
+'cdrom://disc/dists/bookworm/InRelease' disc_dists_bookworm_InRelease 0
+'http://mirror.example/ubuntu/dists/noble/InRelease' mirror.example_ubuntu_dists_noble_InRelease 0
+'http://mirror.example/debian-security/dists/bookworm-security/InRelease' x 0
+'http://mirror.example/debian/dists/bookworm-updates/InRelease' x 0
+'mirror+file:/etc/apt/mirrors/debian.list/dists/bookworm/InRelease' x 0
+'http://far.example/debian/dists/sid/InRelease' x 0
+'http://mirror.example/ubuntu/dists/noble/main/binary-amd64/Packages.xz' x 0
 """
 
 
@@ -39,8 +40,8 @@ def an_apt(tmp_path: Path) -> apt.Apt:
 
 
 def test_mirror_of_the_first_debian_release(tools: Path) -> None:
-    program(tools, "apt-get", f"cat <<'END'\n{TARGETS}END")
-    assert apt.mirror() == "http://near.example/debian/"
+    program(tools, "apt-get", f"cat <<'END'\n{PRINTED}END")
+    assert apt.mirror() == "mirror+file:/etc/apt/mirrors/debian.list"
 
 
 def test_mirror_chosen(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +53,11 @@ def test_mirror_chosen(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "names"),
-    [("http://mirror.example/ubuntu/|noble|main", "(found: http://mirror.example/ubuntu/)"), ("", "(found: none")],
+    [("noble", "(found: http://mirror.example/linux)"), ("", "(found: none")],
 )
 def test_no_mirror(tools: Path, listed: str, names: str) -> None:
-    program(tools, "apt-get", f"echo '{listed}'" if listed else "true")
+    line = f"'http://mirror.example/linux/dists/{listed}/InRelease' x 0"
+    program(tools, "apt-get", f'echo "{line}"' if listed else "true")
     with pytest.raises(EmulationError, match=r"name no Debian mirror .* --mirror URI or KVM_SEA_MIRROR=URI") as caught:
         apt.mirror()
     assert names in str(caught.value)
