@@ -18,6 +18,14 @@ from pytest_kvm_sea.ras.retire import HARD_OFFLINE
 from tests.ras.ras_hosts import KNOBS, Server, guarded
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_as_usual() -> Iterator[None]:
+    """Whoever starts the tests in the background of a script has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def host() -> Iterator[Server]:
     made = Server()
