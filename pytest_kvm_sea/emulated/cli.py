@@ -29,7 +29,7 @@ MEMORY = 4096
 FAILED = 125
 """The exit code where the machine itself failed; pytest has 0 to 5."""
 INTERRUPTED = 130
-_INHERITED = ("COLUMNS", "TERM", "PYTEST_ADDOPTS")
+_INHERITED = ("COLUMNS", "TERM")
 """Variables that the guest's pytest has from here."""
 
 
