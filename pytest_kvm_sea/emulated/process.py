@@ -28,7 +28,7 @@ _GRACE = 5.0
 
 
 class Qemu:
-    """A QEMU that runs from `with` until its end, and never longer than the `with`."""
+    """A QEMU that runs from its start until its end, and never longer than the `with`."""
 
     def __init__(
         self, command: Sequence[str], console: Path, hear: Callable[[bytes], None], *, terminal: bool = False
@@ -43,6 +43,10 @@ class Qemu:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        return self
+
+    def start(self) -> None:
+        """Start it. Inside of the `with`, so that a signal that comes meanwhile finds somebody to end it."""
         try:
             self._process = subprocess.Popen(  # noqa: S603 - no shell
                 [*_dies_with_us(), *self._command], stdin=self._stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -53,12 +57,12 @@ class Qemu:
         assert self._process.stderr is not None
         self._listen(self._process.stdout, self._hear)
         self._listen(self._process.stderr, self._complain)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process is not None
+        if self._process is None:
+            return
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()

@@ -85,6 +85,7 @@ def run(
 
         firmware = beside(machine) if beside else nullcontext()
         with firmware, Qemu(command, output / CONSOLE, said, terminal=job.interactive) as running:
+            running.start()
             if job.interactive:
                 running.wait_for_a_person()
                 return 0  # who powers off by hand sends nothing
