@@ -134,27 +134,6 @@ def _cntkctl_allows(bits: int) -> Callable[[Exceptions], bool]:
     return lambda c: bool(c.sysregs[_CNTKCTL_EL1] & bits)
 
 
-_PLAIN: Final = (
-    "actlr_el1",
-    "afsr0_el1",
-    "afsr1_el1",
-    "amair_el1",
-    "cntkctl_el1",
-    "contextidr_el1",
-    "cpacr_el1",
-    "csselr_el1",
-    "elr_el1",
-    "esr_el1",
-    "far_el1",
-    "mdscr_el1",
-    "osdlr_el1",
-    "par_el1",
-    "spsr_el1",
-    "tpidr_el1",
-)
-"""Registers that only hold what was written, for EL1."""
-
-
 def _table() -> dict[SysReg, Register]:
     plain = Register(_stored, _store)
     translation = Register(_stored, _set_translation)

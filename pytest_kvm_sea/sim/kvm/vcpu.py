@@ -189,8 +189,8 @@ class Vcpu(KvmFile):
 
     def commit_events(self) -> None:
         """Since 6.17 an exception that an ioctl marked is entered by the ioctl, and cancels an MMIO that waits."""
-        if self.vm.behaviour.immediate and self.inject.commit():
-            self.mmio.needed = False
+        if self.vm.behaviour.immediate:
+            self._enter_pending()
 
     # KVM_RUN
 
@@ -249,6 +249,7 @@ class Vcpu(KvmFile):
             time.sleep(_FLUSH_POLL_SECONDS)
 
     def _enter_pending(self) -> None:
+        """Enter the exception that is marked, if one is; an MMIO that waits for its completion is void then."""
         if self.inject.commit():
             self.mmio.needed = False
 
