@@ -85,7 +85,7 @@ def test_what_the_firmware_is_told(
     injection = kvm_sea_einj.inject_at(HostVA(page + 64))
     assert (injection.address, injection.certain, injection.unrestored) == (address, True, ())
     told = firmware.einj_injections()
-    assert len(told) == min(earlier + 1, 16)
+    assert len(told) == min(earlier + 1, 8)
     asked = {name: told[-1][name] for name in ("type", "flags", "address", "mask")}
     assert asked == {"type": MEMORY_UER, "flags": FLAG_MEMORY, "address": address, "mask": GRANULE_MASK}
     assert knobs(files) == before

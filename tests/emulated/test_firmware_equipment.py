@@ -97,8 +97,8 @@ def test_the_process_is_there_as_long_as_the_machine() -> None:
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
-    (tmp_path / "port").write_text("taken")
-    shared = Equipment(tmp_path)
-    with pytest.raises(EmulationError, match="ended with 1") as caught, shared.beside(MACHINE):
-        pass
-    assert "Address already in use" in caught.value.details
+    directory = tmp_path / ("long" * 30)
+    directory.mkdir()
+    with pytest.raises(EmulationError, match="ended with 1") as caught, Equipment(directory).beside(MACHINE):
+        pytest.fail("the machine is not to be started without its firmware")
+    assert "AF_UNIX path too long" in caught.value.details

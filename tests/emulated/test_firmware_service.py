@@ -134,6 +134,8 @@ def test_outcomes(service: Service, driver: Driver, outcome: str, busy: int, sta
     assert (driver.read(Register.BUSY), driver.read(Register.STATUS)) == (busy, status)
     assert not step(service)
     told = ask(service, "einj-injections")["injections"]
+    for each in told:
+        assert "not in the machine's RAM" in each.pop("obstacle")
     expected = {"type": MEMORY_UER, "flags": FLAG_MEMORY, "address": 0x5000_0000, "mask": -4096 % (1 << 64)}
     assert told == ([{**expected, "placed": False, "level": None}] if outcome == "success" else [])
 

@@ -37,7 +37,7 @@ def map_page(ram: Ram, table: HostPA = LEAF_TABLE, pointer: HostPA = LEVEL_2, at
     ram.write_u64(HostPA(pointer + 3 * 8), table | 3)
 
 
-@pytest.mark.parametrize("attributes", [S2_FWB, S2_MEMATTR, S2_LPA2, 0x75B, 1 << 53 | S2_FWB])
+@pytest.mark.parametrize("attributes", [S2_FWB, S2_MEMATTR, S2_LPA2, 0x75B, 0x3DB, 1 << 53 | S2_FWB])
 def test_the_entry_is_found_among_what_looks_like_it(ram: Ram, attributes: int) -> None:
     map_page(ram, attributes=attributes)
     decoys = [USER | PAGE, KERNEL | PAGE, PAGE, PAGE | 1, PAGE + 0x1000 | S2_FWB, PAGE - 0x1000 | S2_FWB]
@@ -46,6 +46,22 @@ def test_the_entry_is_found_among_what_looks_like_it(ram: Ram, attributes: int) 
     ram.write(HostPA(OTHER_TABLE + 0x1003), (PAGE | S2_FWB).to_bytes(8, "little"))  # not aligned
     entry = stage2.find_entry(ram, PAGE)
     assert entry == stage2.Entry(HostPA(LEVEL_2 + 3 * 8), LEAF_TABLE | 3, 3)
+
+
+@pytest.mark.parametrize("beside", [0xFFFF_8000_1234_5678, 0x1234, USER | 0x4567_8000])
+@pytest.mark.parametrize("original", [LEVEL_2 + 3 * 8, LEAF_TABLE + 7 * 8])
+def test_copies_on_a_stack_are_no_descriptors(ram: Ram, original: int, beside: int) -> None:
+    """KVM has the descriptors that it is about in local variables, and they stay there."""
+    map_page(ram)
+    ram.write_u64(HostPA(OTHER_TABLE + 0x8B8), ram.read_u64(HostPA(original)))
+    ram.write_u64(HostPA(OTHER_TABLE + 0x8C0), beside)
+    assert stage2.find_entry(ram, PAGE).address == LEVEL_2 + 3 * 8
+
+
+def test_an_entry_that_is_about_to_be_written_is_none(ram: Ram) -> None:
+    map_page(ram)
+    ram.write_u64(HostPA(LEAF_TABLE + 8), 1 << 10)
+    assert stage2.find_entry(ram, PAGE).address == LEVEL_2 + 3 * 8
 
 
 def test_a_huge_page_is_found_by_its_block(ram: Ram) -> None:

@@ -27,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     service = Service(Ram(given.ram), given.registers)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(given.port))
+        # Under its name only when it listens: whoever sees it may connect.
+        unborn = given.port.with_suffix(".new")
+        listener.bind(str(unborn))
         listener.listen(1)
+        unborn.rename(given.port)
         connection, _ = listener.accept()
         with connection:
             serve(service, connection)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pytest_kvm_sea.emulated.firmware.stage2 import NotFound
 from pytest_kvm_sea.firmware.einj_table import ADDRESS_STRUCTURE, CommandStatus, Register
 
 ERROR_TYPES = 0x38
@@ -51,17 +52,24 @@ class Injection:
     request: Request
     level: int | None
     """Of the stage-2 table that is broken now; None where no error could be placed."""
+    obstacle: str
+    """Why not, for people."""
 
     def as_answer(self) -> dict[str, object]:
         """For the port."""
-        return {**asdict(self.request), "placed": self.level is not None, "level": self.level}
+        return {
+            **asdict(self.request),
+            "placed": self.level is not None,
+            "level": self.level,
+            "obstacle": self.obstacle,
+        }
 
 
 class EinjFirmware:
     """The firmware of one machine, as far as its EINJ table goes."""
 
-    def __init__(self, path: Path, place: Callable[[Request], int | None]) -> None:
-        """``path``: the file with the registers, at its start. ``place``: break a table, tell its level.
+    def __init__(self, path: Path, place: Callable[[Request], int]) -> None:
+        """``path``: the file with the registers, at its start. ``place``: break a table, tell its level, or NotFound.
 
         Raises OSError, and ValueError for a file that is too short.
         """
@@ -85,7 +93,7 @@ class EinjFirmware:
             return True
         if status is CommandStatus.SUCCESS:
             request = self._request()
-            self.injections.append(Injection(request, self._place(request)))
+            self.injections.append(self._inject(request))
         self._write(Register.STATUS, status)
         self._write(Register.BUSY, 0)
         return True
@@ -93,6 +101,12 @@ class EinjFirmware:
     def close(self) -> None:
         """Allowed twice."""
         self._map.close()
+
+    def _inject(self, request: Request) -> Injection:
+        try:
+            return Injection(request, self._place(request), "")
+        except NotFound as error:
+            return Injection(request, None, str(error))
 
     def _request(self) -> Request:
         kind, _, flags, _, address, mask, _ = ADDRESS_STRUCTURE.unpack_from(self._map, Register.ADDRESS)

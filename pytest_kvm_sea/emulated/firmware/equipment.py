@@ -85,8 +85,9 @@ class Equipment:
             process = subprocess.Popen([*command, "--port", str(self.socket)], stderr=errors)  # noqa: S603 - no shell
             try:
                 self._wait(process)
-                yield
-                _end(process)
+                if process.poll() is None:
+                    yield
+                    _end(process)
             finally:
                 process.kill()
                 process.wait()

@@ -27,7 +27,7 @@ _DRIVERS_PATIENCE = 0.5
 _FLAG_MEMORY, _UNCORRECTED = 0x2, 0x30
 """SET_ERROR_TYPE_WITH_ADDRESS: the address is valid; memory errors, uncorrectable and fatal."""
 _U64 = (1 << 64) - 1
-_SHOWN = 16
+_SHOWN = 8
 """Injections in an answer: more would not fit into its line."""
 
 
@@ -135,15 +135,12 @@ class Service:
 
     # EINJ
 
-    def _place(self, request: Request) -> int | None:
-        """Break the stage-2 table that maps the page, if there is one; no other error can be had on this machine."""
+    def _place(self, request: Request) -> int:
+        """Break the stage-2 table that maps the page; no other error can be had on this machine. Raises NotFound."""
         if not request.type & _UNCORRECTED or not request.flags & _FLAG_MEMORY:
-            return None
+            raise stage2.NotFound("nothing breaks by an error that is corrected, or not in memory")
         page = HostPA(request.address & request.mask & ~(stage2.PAGE - 1))
-        try:
-            entry = self._find(page, min(self._patience, _DRIVERS_PATIENCE))
-        except stage2.NotFound:
-            return None
+        entry = self._find(page, min(self._patience, _DRIVERS_PATIENCE))
         self._broken_by_einj.append(entry)
         stage2.break_entry(self._ram, entry)
         return entry.level

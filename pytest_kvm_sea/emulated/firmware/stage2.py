@@ -9,6 +9,7 @@ page is part of a block of 2 MiB (a huge page), the same is done one level up.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,13 @@ PAGE = 4096
 TABLE_OR_PAGE = 3
 """Bits [1:0] of a table descriptor, and of a page descriptor."""
 _ADDRESS = 0x0000_FFFF_FFFF_F000
-_ACCESS_FLAG = 1 << 10
 _NOT_GLOBAL = 1 << 11
 """nG of stage 1; 0 in every descriptor of stage 2 that KVM makes."""
+_LOCKED = 1 << 10
+"""An invalid entry that KVM is about to write (KVM_INVALID_PTE_LOCKED)."""
+_NEVER = 0xF80F_0000_0000_0000 | _NOT_GLOBAL
+"""Bits that are 0 in every valid descriptor of stage 2 that KVM makes; a pointer of the kernel has them set."""
+_TABLE = struct.Struct("<512Q")
 _MEMORY_ATTRIBUTES = {0xF, 0x6, 0x7}
 """MemAttr [5:2] of normal write-back memory: 0xf, or 6 and 7 with FEAT_S2FWB. Stage 1 has an index below 4 here."""
 _MEMORY_SHIFT, _MEMORY_MASK = 2, 0xF
@@ -65,7 +70,14 @@ def is_leaf(descriptor: int, address: HostPA, kind: int) -> bool:
         descriptor & TABLE_OR_PAGE == kind
         and descriptor & _ADDRESS == address
         and descriptor >> _MEMORY_SHIFT & _MEMORY_MASK in _MEMORY_ATTRIBUTES
-        and descriptor & (_ACCESS_FLAG | _READABLE | _NOT_GLOBAL) == _ACCESS_FLAG | _READABLE
+        and descriptor & (_READABLE | _NOT_GLOBAL) == _READABLE
+    )
+
+
+def is_table(ram: Ram, page: HostPA) -> bool:
+    """Whether all that is in this page can be stage 2's descriptors. Stacks hold copies of descriptors, too."""
+    return all(
+        not word or word == _LOCKED or (word & 1 and not word & _NEVER) for word in _TABLE.unpack(ram.read(page, PAGE))
     )
 
 
@@ -73,12 +85,14 @@ def find_tables(ram: Ram, page: HostPA, kind: int) -> list[HostPA]:
     """The tables that have an entry for a page, or for a block, ascending."""
     part = page.to_bytes(8, "little")[_SEARCHED]
     hits = [address for address in ram.words(part, _SEARCHED.start) if is_leaf(ram.read_u64(address), page, kind)]
-    return sorted({HostPA(address // PAGE * PAGE) for address in hits})
+    pages = sorted({HostPA(address // PAGE * PAGE) for address in hits})
+    return [table for table in pages if is_table(ram, table)]
 
 
 def find_pointers(ram: Ram, table: HostPA) -> list[HostPA]:
     """The addresses of all descriptors that point to a table, ascending."""
-    return list(ram.words((table | TABLE_OR_PAGE).to_bytes(8, "little"), 0))
+    hits = list(ram.words((table | TABLE_OR_PAGE).to_bytes(8, "little"), 0))
+    return [address for address in hits if is_table(ram, HostPA(address // PAGE * PAGE))]
 
 
 def find_entry(ram: Ram, page: HostPA) -> Entry:
