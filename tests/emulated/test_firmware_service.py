@@ -163,6 +163,18 @@ def test_an_error_in_a_mapped_page_breaks_its_table(service: Service, driver: Dr
     assert ask(service, "einj-mend") == {"ok": True, "mended": 0}
 
 
+def test_what_is_ambiguous_is_refused(service: Service, driver: Driver, files: tuple[Path, Path]) -> None:
+    with files[0].open("r+b") as file:
+        file.seek(0x4_0008)
+        file.write((TABLE | 3).to_bytes(8, "little"))
+    before = files[0].read_bytes()
+    driver.execute(MEMORY_UER, PAGE)
+    step(service)
+    assert (driver.read(Register.BUSY), driver.read(Register.STATUS)) == (0, CommandStatus.FAILED)
+    assert ask(service, "einj-injections")["injections"] == []
+    assert files[0].read_bytes() == before
+
+
 @pytest.mark.parametrize(("kind", "flags"), [(MEMORY_CE, FLAG_MEMORY), (MEMORY_UER, 0)])
 def test_what_breaks_nothing(service: Service, driver: Driver, files: tuple[Path, Path], kind: int, flags: int) -> None:
     """A corrected error, and one without an address."""

@@ -93,7 +93,7 @@ class EinjFirmware:
             return True
         if status is CommandStatus.SUCCESS:
             request = self._request()
-            self.injections.append(self._inject(request))
+            status = self._inject(request)
         self._write(Register.STATUS, status)
         self._write(Register.BUSY, 0)
         return True
@@ -102,11 +102,16 @@ class EinjFirmware:
         """Allowed twice."""
         self._map.close()
 
-    def _inject(self, request: Request) -> Injection:
+    def _inject(self, request: Request) -> CommandStatus:
+        """An error in memory that no guest has mapped has no effect; where the tables are ambiguous, it is refused."""
         try:
-            return Injection(request, self._place(request), "")
+            injection = Injection(request, self._place(request), "")
         except NotFound as error:
-            return Injection(request, None, str(error))
+            if error.transient:
+                return CommandStatus.FAILED
+            injection = Injection(request, None, str(error))
+        self.injections.append(injection)
+        return CommandStatus.SUCCESS
 
     def _request(self) -> Request:
         kind, _, flags, _, address, mask, _ = ADDRESS_STRUCTURE.unpack_from(self._map, Register.ADDRESS)
