@@ -96,6 +96,7 @@ def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea
         pytest.skip(requirements.reason(found))
     with injection.make_einj(request.node, kvm_sea_host) as einj:
         yield einj
+    injection.forget(request.node)
 
 
 @pytest.fixture

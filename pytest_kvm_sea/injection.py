@@ -79,6 +79,11 @@ def retire_before_unmapping(item: pytest.Item) -> None:
         item.stash[EINJ].close()
 
 
+def forget(item: pytest.Item) -> None:
+    """The test is over. Items live to the end of the run, and would keep its host."""
+    del item.stash[EINJ]
+
+
 def say(config: pytest.Config, text: str) -> None:
     """Put lines on the terminal now, past the capture of output; from a worker of xdist by way of stderr."""
     stream = "stderr" if hasattr(config, "workerinput") else "stdout"
