@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -29,6 +30,8 @@ MEMORY = 4096
 FAILED = 125
 """The exit code where the machine itself failed; pytest has 0 to 5."""
 INTERRUPTED = 130
+ABOUT = "about.json"
+"""Beside the results: what gave them."""
 _INHERITED = ("COLUMNS", "TERM")
 """Variables that the guest's pytest has from here."""
 
@@ -126,7 +129,11 @@ def _main(options: argparse.Namespace, pytest_arguments: Sequence[str]) -> int:
         timeout=options.timeout,
         interactive=options.shell,
     )
-    log(_summary(machine, built, qemu, time.monotonic() - begin))
+    about = _about(machine, built, qemu)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    spent = time.monotonic() - begin
+    log(f"{about['kernel']}, pytest {about['pytest']}, QEMU {about['QEMU']}; ready to boot after {spent:.1f} s")
     with equipped(machine, firmware=options.firmware) as (fitted, beside):
         code = run.run(fitted, job, qemu=qemu, output=options.output, hear=_say, beside=beside)
     log(f"exit code {code}, {time.monotonic() - begin:.1f} s in all; results in {options.output}")
@@ -160,11 +167,11 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _summary(machine: MachineConfig, built: Image, qemu: Sequence[str], spent: float) -> str:
-    versions = built.versions
-    own = f"Linux {versions['linux']}" if machine.kernel == built.kernel else str(machine.kernel)
+def _about(machine: MachineConfig, built: Image, qemu: Sequence[str]) -> dict[str, str]:
+    """What the machine is made of, by name and version: packages, wheels, the kernel that is booted, QEMU."""
+    kernel = f"Linux {built.versions['linux']}" if machine.kernel == built.kernel else str(machine.kernel)
     emulator = ".".join(map(str, native.version(*qemu)))
-    return f"{own}, pytest {versions['pytest']}, QEMU {emulator}; ready to boot after {spent:.1f} s"
+    return built.versions | {"kernel": kernel, "QEMU": emulator, "cpu": machine.cpu}
 
 
 def _say(data: bytes) -> None:

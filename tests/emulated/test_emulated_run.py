@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import subprocess
@@ -308,6 +309,14 @@ def test_main(command_line: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "exit code 1" in error.splitlines()[-1]
     assert b"-p no:cacheprovider --junit-xml=/output/junit.xml -k 'some thing'" in Path(f"{sent}.initrd").read_bytes()
     assert (command_line.parent / "here/console.log").exists()
+    about = json.loads((command_line.parent / "here/about.json").read_text())
+    assert about == {
+        "linux": "7.3.4+deb13-arm64",
+        "pytest": "9.2.0",
+        "kernel": "Linux 7.3.4+deb13-arm64",
+        "QEMU": "0",
+        "cpu": "max,pauth-impdef=on",
+    }
 
 
 def test_main_without_arguments_runs_the_selftests(command_line: Path) -> None:
