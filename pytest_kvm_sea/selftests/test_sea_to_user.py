@@ -54,7 +54,7 @@ UNTOUCHED = ("pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el1", "x
 needs = pytest.mark.kvm_sea_requires
 INJECT_IABT = needs("inject-ext-iabt")
 ONCE_PER_CORE = pytest.mark.kvm_sea_distinct(
-    "kernel.uapi", "kernel.page_size", "kernel.sea_to_user", "cpu.ras", "cpu.sea_far", "cpu.parity"
+    "kernel.uapi", "kernel.sea_to_user", "cpu.ras", "cpu.sea_far", "cpu.parity"
 )
 """What is a matter of KVM and the core. What EINJ and firmware can lack is told by `test_sea_to_user` itself."""
 
