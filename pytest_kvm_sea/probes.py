@@ -14,7 +14,11 @@ from contextlib import closing, contextmanager
 from typing import TypeAlias
 
 from pytest_kvm_sea.hosts.contract import Backing, File, Host
+from pytest_kvm_sea.ras.einj_files import DIRECTORY
+from pytest_kvm_sea.ras.einj_status import MEMORY_UER, TABLE, exists
 from pytest_kvm_sea.ras.firmware import Firmware, FirmwareError
+from pytest_kvm_sea.ras.pagemap import ENTRY_SIZE, PagemapEntry
+from pytest_kvm_sea.ras.pagemap import PATH as PAGEMAP
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.registers import register_id
 from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
@@ -22,17 +26,10 @@ from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
 Finding: TypeAlias = tuple[str, str] | None
 """What is missing, and how to get it; None where nothing is."""
 
-EINJ_TABLE = "/sys/firmware/acpi/tables/EINJ"
-EINJ = "/sys/kernel/debug/apei/einj"
 DEBUGFS = "/sys/kernel/debug"
-PAGEMAP = "/proc/self/pagemap"
 MOUNTS = "/proc/self/mounts"
-MEMORY_UER = 0x10
-"""Memory Uncorrectable non-fatal, a bit of available_error_type (ACPI 6.5, table 18.30)."""
 
 _DF2_SHIFT = 56
-_PAGEMAP_ENTRY = 8
-_PFN = (1 << 55) - 1
 
 
 def arm64(host: Host) -> Finding:
@@ -126,7 +123,7 @@ def root(host: Host) -> Finding:
         entry = _pagemap_entry(host)
     except OSError:
         return None  # says nothing about privilege; pagemap-pfn reports it
-    if entry & _PFN:
+    if entry.pfn:
         return None
     return "the VMM lacks CAP_SYS_ADMIN", "run as root, outside of user namespaces"
 
@@ -136,7 +133,7 @@ def pagemap_pfn(host: Host) -> Finding:
         entry = _pagemap_entry(host)
     except OSError as error:
         return f"{PAGEMAP} cannot be read: {_text(error)}", "a kernel with CONFIG_PROC_PAGE_MONITOR"
-    if entry & _PFN:
+    if entry.pfn:
         return None
     return f"{PAGEMAP} hides page frame numbers", "run as root, outside of user namespaces"
 
@@ -178,20 +175,20 @@ def firmware_einj(host: Host) -> Finding:
 
 
 def einj_table(host: Host) -> Finding:
-    if _exists(host, EINJ_TABLE):
+    if exists(host, TABLE):
         return None
     return "the firmware has no EINJ table", "enable error injection in the firmware's set-up, or another host"
 
 
 def einj_module(host: Host) -> Finding:
-    if _exists(host, EINJ):
+    if exists(host, DIRECTORY):
         return None
     return "the EINJ module is not loaded", "modprobe einj"
 
 
 def lockdown(host: Host) -> Finding:
     try:
-        host.open(f"{EINJ}/error_type", os.O_RDWR).close()
+        host.open(f"{DIRECTORY}/error_type", os.O_RDWR).close()
     except OSError as error:
         if error.errno == errno.EPERM:
             return "the kernel is locked down and refuses EINJ", "boot with lockdown=none and without Secure Boot"
@@ -200,19 +197,19 @@ def lockdown(host: Host) -> Finding:
 
 
 def einj_parameters(host: Host) -> Finding:
-    if _exists(host, f"{EINJ}/param1") and _exists(host, f"{EINJ}/flags"):
+    if exists(host, f"{DIRECTORY}/param1") and exists(host, f"{DIRECTORY}/flags"):
         return None
     return "EINJ takes no address", "firmware with SET_ERROR_TYPE_WITH_ADDRESS (ACPI 5.0)"
 
 
 def einj_notrigger(host: Host) -> Finding:
-    if _exists(host, f"{EINJ}/notrigger"):
+    if exists(host, f"{DIRECTORY}/notrigger"):
         return None
     return "EINJ has no notrigger, so the kernel takes the page offline at once", "a kernel and firmware with notrigger"
 
 
 def einj_memory_uer(host: Host) -> Finding:
-    text = _read(host, f"{EINJ}/available_error_type")
+    text = _read(host, f"{DIRECTORY}/available_error_type")
     # One type per line, the number first; EINJv2's have the prefix V2_ and count on their own.
     numbers = [line.split()[0] for line in text.splitlines() if line.startswith("0x")]
     if any(int(number, 16) == MEMORY_UER for number in numbers):
@@ -245,15 +242,15 @@ def _hugetlb(host: Host, backing: Backing, size: int, words: str) -> Finding:
     return None
 
 
-def _pagemap_entry(host: Host) -> int:
+def _pagemap_entry(host: Host) -> PagemapEntry:
     """The entry of a page that is certainly present. Raises OSError, also where the file ends early."""
     with closing(host.map_memory(host.page_size)) as memory:
         memory.view[0] = 1
         with closing(host.open(PAGEMAP, os.O_RDONLY)) as pagemap:
-            data = pagemap.pread(_PAGEMAP_ENTRY, memory.address // host.page_size * _PAGEMAP_ENTRY)
-    if len(data) != _PAGEMAP_ENTRY:
+            data = pagemap.pread(ENTRY_SIZE, memory.address // host.page_size * ENTRY_SIZE)
+    if len(data) != ENTRY_SIZE:
         raise OSError(errno.EIO, "short read")
-    return int.from_bytes(data, "little")
+    return PagemapEntry(int.from_bytes(data, "little"))
 
 
 def _capability(host: Host, name: str, number: int) -> Finding:
@@ -286,17 +283,6 @@ def _vm(host: Host) -> Iterator[File]:
 def _read(host: Host, path: str) -> str:
     with closing(host.open(path, os.O_RDONLY)) as stream:
         return stream.read().decode("ascii", "replace")
-
-
-def _exists(host: Host, path: str) -> bool:
-    """Whether the file is there; a file that may not be looked at is."""
-    try:
-        host.access(path, os.F_OK)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _text(error: OSError) -> str:

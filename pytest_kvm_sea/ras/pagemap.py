@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
 
 PATH = "/proc/self/pagemap"
-_ENTRY = 8
+ENTRY_SIZE = 8
 _PFN = (1 << 55) - 1
 _SWAP_TYPE_BITS = 5
 
@@ -90,11 +90,11 @@ class Pagemap:
         """The entry of the page that holds ``hva``. TranslationError if it cannot be read."""
         try:
             with closing(self._host.open(PATH, os.O_RDONLY)) as file:
-                data = file.pread(_ENTRY, hva // self._host.page_size * _ENTRY)
+                data = file.pread(ENTRY_SIZE, hva // self._host.page_size * ENTRY_SIZE)
         except OSError as error:
             text = f"{PATH} cannot be read: {errno_name(error.errno or 0)}, {error.strerror}"
             raise TranslationError(hva, Untranslatable.UNREADABLE, text) from error
-        if len(data) < _ENTRY:
+        if len(data) < ENTRY_SIZE:
             text = f"{PATH} ends before it; it is no address of a user process"
             raise TranslationError(hva, Untranslatable.NOT_MAPPED, text)
         return PagemapEntry(int.from_bytes(data, "little"))
