@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_kvm_sea.command_line import DRY_RUN
+from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.ras.einj import Einj
 from pytest_kvm_sea.ras.firmware import Firmware, FirmwareError
 from pytest_kvm_sea.ras.journal import Journal, default_path
 from pytest_kvm_sea.ras.lock import HostLock
 from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
-from pytest_kvm_sea.requirements import Missing
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -32,7 +32,7 @@ def forbidden(config: pytest.Config, host: Host) -> list[Missing]:
     """What the user has not allowed. A dry run writes nothing, and needs no leave."""
     chosen = settings(config)
     problem = None if chosen.dry_run else not_named(host, chosen.einj_host)
-    return [] if problem is None else [Missing(problem.id, problem.what, problem.remedy)]
+    return [] if problem is None else [problem]
 
 
 def make_einj(item: pytest.Item, host: Host) -> Einj:

@@ -15,25 +15,13 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_kvm_sea import probes
+from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.platforms.errors import choices
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
 
 Probe: TypeAlias = "Callable[[Host], probes.Finding]"
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Something that the host lacks."""
-
-    name: str
-    what: str
-    how: str
-    """How to get it."""
-
-    def __str__(self) -> str:
-        return f"[{self.name}] {self.what}; {self.how}"
 
 
 @dataclass(frozen=True, slots=True)

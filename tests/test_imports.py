@@ -42,6 +42,7 @@ ORDER = (
     "platforms",
     "emulated",
     "firmware",
+    "missing",
     "addresses",
 )
 """Each may import itself and what comes after it."""

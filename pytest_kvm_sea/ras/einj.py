@@ -22,7 +22,7 @@ from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.ras import einj_status
 from pytest_kvm_sea.ras.abandoned import abandoned
 from pytest_kvm_sea.ras.einj_files import DIRECTORY, EinjFiles, Transaction, Write, way_back
-from pytest_kvm_sea.ras.einj_status import MEMORY_CE, MEMORY_FATAL, MEMORY_UER, TABLE, EinjStatus, Problem
+from pytest_kvm_sea.ras.einj_status import MEMORY_CE, MEMORY_FATAL, MEMORY_UER, TABLE, EinjStatus
 from pytest_kvm_sea.ras.errors import EinjError, JournalError, PoisonWarning, RetireError, TranslationError
 from pytest_kvm_sea.ras.interrupts import deferred_interrupts
 from pytest_kvm_sea.ras.journal import boot_id
@@ -45,7 +45,6 @@ __all__ = [
     "Einj",
     "EinjStatus",
     "Injection",
-    "Problem",
     "Write",
 ]
 

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.ras.einj_errors import refused
 from pytest_kvm_sea.ras.einj_files import DIRECTORY, EinjFiles
 from pytest_kvm_sea.ras.errors import EinjError
@@ -20,18 +21,6 @@ MEMORY_CE, MEMORY_UER, MEMORY_FATAL = 0x08, 0x10, 0x20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that stands in the way: an id as in the reasons of skips, what is missing, how to get it."""
-
-    id: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"[{self.id}] {self.what}; {self.remedy}"
-
-
-@dataclass(frozen=True, slots=True)
 class EinjStatus:
     """What there is of EINJ, and why not."""
 
@@ -41,7 +30,7 @@ class EinjStatus:
     """Names in the EINJ directory; empty where it is missing or shut."""
     error_types: dict[int, str]
     """From available_error_type; empty where that cannot be read."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Missing, ...]
 
     @property
     def usable(self) -> bool:
@@ -59,12 +48,12 @@ def status(host: Host) -> EinjStatus:
         try:
             types = EinjFiles(host).available_types()
         except EinjError as error:
-            problems.append(Problem("einj-types", str(error), "see the kernel log for EINJ"))
+            problems.append(Missing("einj-types", str(error), "see the kernel log for EINJ"))
         problems += _locked_down(host)
         if types and MEMORY_UER not in types:
             offered = ", ".join(f"{number:#x}" for number in types)
             what = f"the firmware does not offer error type {MEMORY_UER:#x} (it offers {offered})"
-            problems.append(Problem("einj-memory-uer", what, "enable it in the firmware's set-up, or use another host"))
+            problems.append(Missing("einj-memory-uer", what, "enable it in the firmware's set-up, or use another host"))
     return EinjStatus(table, names, types, tuple(problems))
 
 
@@ -77,37 +66,37 @@ def exists(host: Host, path: str) -> bool:
     return True
 
 
-def _names(host: Host, *, table: bool) -> tuple[tuple[str, ...], list[Problem]]:
+def _names(host: Host, *, table: bool) -> tuple[tuple[str, ...], list[Missing]]:
     try:
         return tuple(host.listdir(DIRECTORY)), []
     except OSError as error:
         if error.errno == errno.EACCES:
-            problem = Problem("root", f"{DIRECTORY} is open to root alone", "run as root")
+            problem = Missing("root", f"{DIRECTORY} is open to root alone", "run as root")
         elif not table:
-            problem = Problem(
+            problem = Missing(
                 "einj-table", "the firmware has no EINJ table", "enable error injection in the firmware's set-up"
             )
         else:
-            problem = Problem("einj-module", "the EINJ module is not loaded", "modprobe einj")
+            problem = Missing("einj-module", "the EINJ module is not loaded", "modprobe einj")
         return (), [problem]
 
 
-def _missing_files(names: tuple[str, ...]) -> list[Problem]:
+def _missing_files(names: tuple[str, ...]) -> list[Missing]:
     if "param1" not in names or "flags" not in names:
         what = "EINJ takes no address"
-        return [Problem("einj-parameters", what, "firmware with SET_ERROR_TYPE_WITH_ADDRESS (ACPI 5.0)")]
+        return [Missing("einj-parameters", what, "firmware with SET_ERROR_TYPE_WITH_ADDRESS (ACPI 5.0)")]
     if "notrigger" not in names:
         what = "EINJ has no notrigger: an error is reported at once and its page taken offline"
-        return [Problem("einj-notrigger", what, "a kernel and firmware with notrigger")]
+        return [Missing("einj-notrigger", what, "a kernel and firmware with notrigger")]
     return []
 
 
-def _locked_down(host: Host) -> list[Problem]:
+def _locked_down(host: Host) -> list[Missing]:
     try:
         host.open(f"{DIRECTORY}/error_type", os.O_RDWR).close()
     except OSError as error:
         if error.errno == errno.EPERM:
             what = "the kernel is locked down and keeps EINJ shut"
-            return [Problem("lockdown", what, "boot with lockdown=none and without Secure Boot")]
-        return [Problem("einj-files", str(refused(f"{DIRECTORY}/error_type", error)), "run as root")]
+            return [Missing("lockdown", what, "boot with lockdown=none and without Secure Boot")]
+        return [Missing("einj-files", str(refused(f"{DIRECTORY}/error_type", error)), "run as root")]
     return []

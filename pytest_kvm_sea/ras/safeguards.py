@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.ras.einj_files import Write
-from pytest_kvm_sea.ras.einj_status import Problem
 from pytest_kvm_sea.ras.errors import EinjError
 from pytest_kvm_sea.ras.journal import Journal
 from pytest_kvm_sea.ras.lock import HostLock
@@ -36,13 +36,13 @@ class Safeguards:
     """Called before pages are taken out of service: an emulated firmware mends what the kernel walks to do that."""
 
 
-def not_named(host: Host, named: str | None) -> Problem | None:
+def not_named(host: Host, named: str | None) -> Missing | None:
     """Why this host's memory may not be destroyed; None where it may."""
     if host.name == "sim" or named == host.node:
         return None
     given = "no host was named" if named is None else f"{OPTION} names {named!r}"
     what = f"an injection destroys memory of this machine, which is {host.node!r}, and {given}"
-    return Problem("einj-host", what, f"{OPTION}={host.node}")
+    return Missing("einj-host", what, f"{OPTION}={host.node}")
 
 
 def check_named(host: Host, named: str | None) -> None:

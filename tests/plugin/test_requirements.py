@@ -13,8 +13,9 @@ import pytest
 
 from pytest_kvm_sea import requirements
 from pytest_kvm_sea.hosts.contract import Backing, Host, Memory
+from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.platforms.loader import bundled_names, load_bundled
-from pytest_kvm_sea.requirements import REQUIREMENTS, Missing, missing, reason, unknown
+from pytest_kvm_sea.requirements import REQUIREMENTS, missing, reason, unknown
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.revisions import REVISIONS

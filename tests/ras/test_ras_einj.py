@@ -349,11 +349,11 @@ def test_every_errno_that_the_driver_gives_has_its_meaning(file: str) -> None:
 def test_status(changes: dict[str, object], problem: str | None, table: bool, types: set[int]) -> None:
     with simulated(**changes) as host:
         status = client.Einj(host).status()
-        assert [each.id for each in status.problems] == ([problem] if problem else [])
+        assert [each.name for each in status.problems] == ([problem] if problem else [])
         assert status.usable == (problem is None)
         assert status.table == table
         assert set(status.error_types) == types
-        assert [str(each).startswith(f"[{each.id}] ") for each in status.problems] == [True] * len(status.problems)
+        assert [str(each).startswith(f"[{each.name}] ") for each in status.problems] == [True] * len(status.problems)
 
 
 def test_types_of_v2_are_left_out() -> None:
