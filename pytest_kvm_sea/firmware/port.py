@@ -7,9 +7,10 @@ A request is an object with ``op`` and what that operation takes: `{"op": "break
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 NAME = "org.pytest-kvm-sea.firmware"
 """The name of the virtio-serial port."""
@@ -20,6 +21,9 @@ LONGEST = 4096
 
 Operation: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, object]]
 """What carries a request out: gets the request, gives what belongs into the answer. Raises RequestError."""
+
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
 class RequestError(Exception):
@@ -41,6 +45,16 @@ def number(request: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise RequestError(f"{name} is {value!r}; it must be a number, not below zero")
     return value
+
+
+def choice(request: Mapping[str, Any], name: str, kinds: type[_Choice]) -> _Choice:
+    """One of the words of ``kinds``. Raises RequestError."""
+    value = request.get(name)
+    try:
+        return kinds(value)
+    except ValueError:
+        words = ", ".join(str(kind.value) for kind in kinds)
+        raise RequestError(f"unknown {name} {value!r}; there are {words}") from None
 
 
 def _carry_out(line: bytes, operations: Mapping[str, Operation]) -> Mapping[str, object]:

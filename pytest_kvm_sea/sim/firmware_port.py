@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvm_sea.addresses import HostPA
-from pytest_kvm_sea.firmware.port import LONGEST, PATH, Operation, RequestError, answer, number
+from pytest_kvm_sea.firmware.port import LONGEST, PATH, Operation, RequestError, answer, choice, number
 from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.sim.files import SimFile
 from pytest_kvm_sea.sim.firmware import Status
@@ -99,11 +99,7 @@ class FirmwarePort:
             del stage2.broken_tables[block]
 
     def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
-        try:
-            self._firmware.next_status = Status(request.get("outcome"))
-        except ValueError:
-            words = ", ".join(status.value for status in Status)
-            raise RequestError(f"unknown outcome {request.get('outcome')!r}; there are {words}") from None
+        self._firmware.next_status = choice(request, "outcome", Status)
         return {}
 
     def _einj_injections(self, _request: Mapping[str, Any]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.emulated.firmware import ghes, stage2
 from pytest_kvm_sea.emulated.firmware.einj import EinjFirmware, Outcome
-from pytest_kvm_sea.firmware.port import Operation, RequestError, number
+from pytest_kvm_sea.firmware.port import Operation, RequestError, choice, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,11 +158,7 @@ class Service:
     def _einj_outcome(self, request: Mapping[str, Any]) -> dict[str, object]:
         """How EINJ's commands end from now on: `success`, `failed`, `invalid` or `timeout`."""
         assert self.einj is not None
-        try:
-            self.einj.outcome = Outcome(request.get("outcome"))
-        except ValueError:
-            words = ", ".join(outcome.value for outcome in Outcome)
-            raise RequestError(f"unknown outcome {request.get('outcome')!r}; there are {words}") from None
+        self.einj.outcome = choice(request, "outcome", Outcome)
         return {}
 
     def _einj_injections(self, _request: Mapping[str, Any]) -> dict[str, object]:
