@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from pytest_kvm_sea.arm64.sysregs import SYSREGS, SysReg, name_of, sysreg
+from pytest_kvm_sea.arm64.sysregs import SysReg, name_of, sysreg
 
 KVM_REG_ARM64 = 0x6000_0000_0000_0000
 KVM_REG_SIZE_SHIFT = 52
-KVM_REG_SIZE_MASK = 0x00F0_0000_0000_0000
 KVM_REG_SIZE_U32 = 2 << KVM_REG_SIZE_SHIFT
 KVM_REG_SIZE_U64 = 3 << KVM_REG_SIZE_SHIFT
 KVM_REG_SIZE_U128 = 4 << KVM_REG_SIZE_SHIFT
@@ -71,6 +70,3 @@ def register_name(identifier: int) -> str:
     if identifier & ~SYSREG_MASK == KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG:
         return name_of(SysReg(identifier & SYSREG_MASK))
     return f"{identifier:#018x}"
-
-
-NAMED_SYSREGS = tuple(SYSREGS)

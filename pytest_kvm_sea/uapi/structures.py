@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 
-KVM_RUN_UNION_OFFSET = 32
 KVM_RUN_UNION_SIZE = 256
 VCPU_EVENTS_SIZE = 64
 
