@@ -139,23 +139,15 @@ class Vm:
         memory = self.host.map_memory(size, backing=backing, alignment=alignment)
         region = Region(slot, gpa, memory, readonly)
         try:
-            self._set_region(region, memory.size)
+            self.file.ioctl(
+                kvm.KVM_SET_USER_MEMORY_REGION,
+                UserspaceMemoryRegion(slot, kvm.KVM_MEM_READONLY if readonly else 0, gpa, memory.size, memory.address),
+            )
         except OSError:
             memory.close()
             raise
         self.memory.regions.append(region)
         return region
-
-    def remove_memory(self, region: Region) -> None:
-        """Delete the memslot. The mapping stays until the VM is closed, so that addresses into it stay good."""
-        self._set_region(region, 0)
-
-    def _set_region(self, region: Region, size: int) -> None:
-        flags = kvm.KVM_MEM_READONLY if region.readonly else 0
-        self.file.ioctl(
-            kvm.KVM_SET_USER_MEMORY_REGION,
-            UserspaceMemoryRegion(region.slot, flags, region.base, size, region.memory.address),
-        )
 
     def map(
         self,
