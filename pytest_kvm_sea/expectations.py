@@ -69,16 +69,11 @@ def known_defect(
     is gone, or `when` is too wide. Anything else passes through. KeyError for an id that is not in KNOWN_DEFECTS.
     """
     defect = KNOWN_DEFECTS[defect_id]
-    failure: BaseException | None = None
     try:
         yield
-    except raises as error:
-        if not when:
-            raise
-        failure = error
-    if failure is not None:
-        # Outside of the handler, so that what was expected drags no traceback along: telling it takes time.
-        pytest.xfail(str(defect))
-        raise failure  # with --runxfail the line above does nothing
+    except raises:
+        if when:
+            pytest.xfail(str(defect))
+        raise  # also with --runxfail, with which the line above does nothing
     if when:
         pytest.fail(f"[{defect.id}] unexpectedly passed (strict): {defect.reason}; {defect.link}", pytrace=False)

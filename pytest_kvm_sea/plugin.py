@@ -73,6 +73,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.excinfo is None or not item.config.stash.get(IN_USE, False):
+        return
+    outcome = call.excinfo.value
+    if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb"):
+        # For a traceback pytest parses the source of every frame. Nobody sees the one of an expected failure, and
+        # those of the known defects were a sixth of the time of the selftests.
+        outcome.pytrace = False
+        outcome.__suppress_context__ = True
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if config.stash.get(IN_USE, False):
         gc.unfreeze()

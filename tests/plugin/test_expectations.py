@@ -62,3 +62,26 @@ def test_every_defect_has_a_reference(defect_id: str) -> None:
     # A mail that describes it, or the function of the kernel that does it.
     assert re.fullmatch(r"https://lore\.kernel\.org/\S+@\S+/|[a-z0-9_/]+\.[ch] \w+", defect.link)
     assert str(defect) == f"[{defect_id}] {defect.reason}; {defect.link}"
+
+
+KNOWN_TO_FAIL = """
+    from pytest_kvm_sea.expectations import known_defect
+
+    def test_it(kvm_sea_target):
+        with known_defect("mainline-fnv", when=True):
+            assert kvm_sea_target.name == "the assertion that fails"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "told"),
+    [((), "xfailed", False), (("--xfail-tb",), "xfailed", True), (("--runxfail",), "failed", True)],
+)
+def test_the_assertion_is_told_to_those_who_ask(
+    pytester: pytest.Pytester, options: tuple[str, ...], outcome: str, told: bool
+) -> None:
+    pytester.makepyfile(KNOWN_TO_FAIL)
+    run = pytester.inline_run("--kvm-sea-platform=ampereone", "-p", "no:cacheprovider", *options)
+    (report,) = [one for one in run.getreports("pytest_runtest_logreport") if one.when == "call"]
+    assert ("xfailed" if hasattr(report, "wasxfail") else report.outcome) == outcome
+    assert ("the assertion that fails" in str(report.longrepr)) is told
