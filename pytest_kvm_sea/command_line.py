@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line: every option and its ini twin.
+"""The command line: every option, its variable of the environment and its ini twin.
 
 Loaded in every pytest run, so it is light: no dataclass (making one takes longer than all the rest). What values mean
 is in `options`, which is imported when a value is given or a fixture asks.
@@ -7,6 +7,7 @@ is in `options`, which is imported when a value is given or a fixture asks.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,21 +18,37 @@ TARGET = "kvm_sea_target"
 HOSTS = ("sim", "linux")
 REVISIONS = ("mainline", "series-v1")
 """The names in `uapi.revisions`, which must not be imported here (ctypes structures)."""
+KTAP_MODES = ("nested", "flat", "tap13")
+EXIT_SYSTEMS = ("pytest", "kselftest")
+"""The first of each is the default."""
+STDOUT = "-"
 DEFAULT_TIMEOUT = 10.0
 """Seconds."""
 
 
 class Option:
-    """`--kvm-sea-NAME` and its ini twin `kvm_sea_NAME`."""
+    """`--kvm-sea-NAME`, its variable `KVM_SEA_NAME` and its ini twin `kvm_sea_NAME`; the first that is given wins."""
 
-    def __init__(self, name: str, metavar: str, text: str, *, repeatable: bool = False, switch: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        metavar: str,
+        text: str,
+        *,
+        repeatable: bool = False,
+        switch: bool = False,
+        command: bool = False,
+    ) -> None:
         self.flag = f"--kvm-sea-{name}"
         self.dest = f"kvm_sea_{name.replace('-', '_')}"
+        self.variable = self.dest.upper()
         self.metavar = metavar
         self.text = text
         self.repeatable = repeatable
         self.switch = switch
         """On the command line without a value; in the ini file true or false."""
+        self.command = command
+        """Does something else in place of a test run: on the command line only."""
 
 
 HOST = Option("host", "HOST", "where the VMs run: sim (default), a simulated arm64 host, or linux, this machine")
@@ -65,7 +82,70 @@ DRY_RUN = Option(
     "read and translate everything, show each write that an injection would make, make none, skip the test",
     switch=True,
 )
-OPTIONS = (HOST, PLATFORM, UAPI, TIMEOUT, EINJ_HOST, JOURNAL, DRY_RUN)
+KTAP = Option("ktap", "FILE", "write KTAP, test by test; - for stdout, and pytest's own output goes to stderr")
+KTAP_MODE = Option(
+    "ktap-mode",
+    "MODE",
+    "nested (default): KTAP version 1, by file and test; flat: one level, for parsers that lose nesting; "
+    "tap13: flat, with the header TAP version 13",
+)
+EXIT_CODES = Option(
+    "exit-codes",
+    "SYSTEM",
+    "pytest (default), or kselftest: 0 passed, 1 failed or did not end well, 4 everything was skipped",
+)
+EXPECT = Option("expect", "FILE", "YAML of what this machine promises: capabilities, skips, known failures")
+EXPECT_WRITE = Option("expect-write", "FILE", "write a first file for --kvm-sea-expect from what this run finds")
+JSON = Option("json", "FILE", "write JSON lines, one per event, safe against a crash")
+RESUME = Option(
+    "resume",
+    "",
+    "go on with the run that the file of --kvm-sea-json ends in the middle of: what has a result is not run again, "
+    "and what was running is a failure",
+    switch=True,
+)
+KCIDB = Option("kcidb", "FILE", "write a report for KCIDB (JSON, schema 5.3)")
+KCIDB_ORIGIN = Option("kcidb-origin", "NAME", "the CI system that the report for KCIDB comes from")
+KCIDB_BUILD = Option(
+    "kcidb-build", "ID", "the build in KCIDB of the kernel that is tested, ORIGIN:ID; only with --kvm-sea-host linux"
+)
+TRACE = Option(
+    "trace",
+    "DIR",
+    "where the whole story of a failed test is written (default: kvm-sea in the directory of pytest's cache)",
+)
+REPORT = Option(
+    "report", "FILE", "write one self-contained HTML page: every test, and what happened in it, as a picture"
+)
+DOCTOR = Option(
+    "doctor", "", "run no test: say what the host can do, what is missing and how to get it", switch=True, command=True
+)
+LIST = Option("list", "", "run no test: list platforms, revisions and requirements", switch=True, command=True)
+DECODE_ESR = Option("decode-esr", "VALUE", "run no test: explain a syndrome, field by field", command=True)
+OPTIONS = (
+    HOST,
+    PLATFORM,
+    UAPI,
+    TIMEOUT,
+    EINJ_HOST,
+    JOURNAL,
+    DRY_RUN,
+    KTAP,
+    KTAP_MODE,
+    EXIT_CODES,
+    EXPECT,
+    EXPECT_WRITE,
+    JSON,
+    RESUME,
+    KCIDB,
+    KCIDB_ORIGIN,
+    KCIDB_BUILD,
+    TRACE,
+    REPORT,
+    DOCTOR,
+    LIST,
+    DECODE_ESR,
+)
 
 
 def add(parser: pytest.Parser) -> None:
@@ -78,10 +158,15 @@ def add(parser: pytest.Parser) -> None:
         if option.repeatable:
             more["action"] = "append"
         group.addoption(option.flag, dest=option.dest, default=None, help=option.text, **more)
-        kind: Any = "args" if option.repeatable else "string"
-        parser.addini(option.dest, f"{option.flag}, as an ini value", type=kind, default=None)
+        if not option.command:
+            kind: Any = "args" if option.repeatable else "string"
+            parser.addini(option.dest, f"{option.flag}, as an ini value", type=kind, default=None)
 
 
 def given(config: pytest.Config) -> bool:
-    """Whether any option was given, on the command line or in the ini file."""
-    return any(config.getoption(option.dest) is not None or config.getini(option.dest) for option in OPTIONS)
+    """Whether any option was given, on the command line, in the environment or in the ini file."""
+    return any(
+        config.getoption(option.dest) is not None
+        or (not option.command and (option.variable in os.environ or config.getini(option.dest)))
+        for option in OPTIONS
+    )

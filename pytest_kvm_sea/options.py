@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,28 @@ from pytest_kvm_sea.command_line import (
     DEFAULT_TIMEOUT,
     DRY_RUN,
     EINJ_HOST,
+    EXIT_CODES,
+    EXIT_SYSTEMS,
+    EXPECT,
+    EXPECT_WRITE,
     HOST,
     HOSTS,
     JOURNAL,
+    JSON,
+    KCIDB,
+    KCIDB_BUILD,
+    KCIDB_ORIGIN,
+    KTAP,
+    KTAP_MODE,
+    KTAP_MODES,
     OPTIONS,
     PLATFORM,
+    REPORT,
+    RESUME,
     REVISIONS,
+    STDOUT,
     TIMEOUT,
+    TRACE,
     UAPI,
     Option,
 )
@@ -44,9 +61,25 @@ class Settings:
     """The real host whose memory may be destroyed, as uname -n."""
     journal: Path | None = None
     dry_run: bool = False
+    ktap: Path | None = None
+    """`Path("-")` is stdout."""
+    ktap_mode: str = "nested"
+    exit_codes: str = "pytest"
+    expect: Path | None = None
+    expect_write: Path | None = None
+    json: Path | None = None
+    resume: bool = False
+    kcidb: Path | None = None
+    kcidb_origin: str | None = None
+    kcidb_build: str | None = None
+    trace: Path | None = None
+    """A directory; None: in pytest's cache."""
+    report: Path | None = None
 
 
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
+_USES = {JOURNAL: "which is appended to or made", EXPECT: "which is read"}
+"""What happens with the file of an option."""
 _SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 
 
@@ -71,6 +104,7 @@ def header(config: pytest.Config) -> str:
 class _Given:
     """A value and where it came from."""
 
+    option: Option
     values: tuple[str, ...]
     origin: str
     directory: Path
@@ -92,21 +126,41 @@ def _read(config: pytest.Config) -> Settings:
         einj_host=_name(given.get(EINJ_HOST)),
         journal=_path(given.get(JOURNAL)),
         dry_run=_switch(given.get(DRY_RUN)),
+        ktap=_path(given.get(KTAP)),
+        ktap_mode=_one(given.get(KTAP_MODE), KTAP_MODES, "mode") or KTAP_MODES[0],
+        exit_codes=_one(given.get(EXIT_CODES), EXIT_SYSTEMS, "system") or EXIT_SYSTEMS[0],
+        expect=_path(given.get(EXPECT)),
+        expect_write=_path(given.get(EXPECT_WRITE)),
+        json=_path(given.get(JSON)),
+        resume=_switch(given.get(RESUME)),
+        kcidb=_path(given.get(KCIDB)),
+        kcidb_origin=_text(given.get(KCIDB_ORIGIN)),
+        kcidb_build=_text(given.get(KCIDB_BUILD)),
+        trace=_directory(given.get(TRACE)),
+        report=_path(given.get(REPORT)),
     )
 
 
 def _given(config: pytest.Config, option: Option) -> _Given | None:
-    """What was chosen: the command line wins over the ini file."""
+    """What was chosen: the command line wins over the environment, and that over the ini file."""
     value = config.getoption(option.dest)
     if value is not None:
-        return _Given(_many(value), option.flag, config.invocation_params.dir, from_ini=False)
+        return _Given(option, _many(value), option.flag, config.invocation_params.dir, from_ini=False)
+    if option.command:
+        return None
+    value = os.environ.get(option.variable)
+    if value is not None:
+        values = tuple(shlex.split(value)) if option.repeatable else (value,)
+        return _Given(
+            option, values, f"environment variable {option.variable}", config.invocation_params.dir, from_ini=False
+        )
     value = config.getini(option.dest)
     if not value:
         return None
     if any(text.partition("=")[0] == option.dest for text in config.getoption("override_ini") or ()):
-        return _Given(_many(value), f"-o {option.dest}", config.invocation_params.dir, from_ini=True)
+        return _Given(option, _many(value), f"-o {option.dest}", config.invocation_params.dir, from_ini=True)
     directory = config.inipath.parent if config.inipath else config.rootpath
-    return _Given(_many(value), f"{option.dest} in {config.inipath}", directory, from_ini=True)
+    return _Given(option, _many(value), f"{option.dest} in {config.inipath}", directory, from_ini=True)
 
 
 def _many(value: object) -> tuple[str, ...]:
@@ -148,10 +202,26 @@ def _path(given: _Given | None) -> Path | None:
     if given is None:
         return None
     (value,) = given.values
+    if value == STDOUT and given.option is KTAP:
+        return Path(STDOUT)
     path = given.directory / value
     if not value or path.is_dir():
-        given.fail(value, "not a file; valid: the path of a file, which is appended to or made")
+        given.fail(value, f"not a file; valid: the path of a file, {_USES.get(given.option, 'which is made anew')}")
     return path
+
+
+def _directory(given: _Given | None) -> Path | None:
+    if given is None:
+        return None
+    (value,) = given.values
+    path = given.directory / value
+    if not value or (path.exists() and not path.is_dir()):
+        given.fail(value, "not a directory; valid: the path of a directory, which is made if it is not there")
+    return path
+
+
+def _text(given: _Given | None) -> str | None:
+    return None if given is None else given.values[0]
 
 
 def _switch(given: _Given | None) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from pytest_kvm_sea import command_line
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.reporting import Reporting
     from pytest_kvm_sea.reports.summary import Result
 
 MARKS = (
@@ -18,6 +19,8 @@ MARKS = (
     "kvm_sea_platforms(*names): run the test on these simulated platforms only",
     "kvm_sea_distinct(*keys): of simulated platforms that have the same in these keys, run the test on the first only",
 )
+REPORTING = "kvm-sea-reporting"
+"""The name that `reporting` registers its plugin by."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -31,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", mark)
     if command_line.given(config):
         _check(config)
+        from pytest_kvm_sea import reporting
+
+        reporting.configure(config)
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
@@ -85,6 +91,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         outcome.__suppress_context__ = True
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporting: Reporting | None = session.config.pluginmanager.getplugin(REPORTING)
+    if reporting is not None:
+        reporting.end(session, exitstatus)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if config.stash.get(IN_USE, False):
         gc.unfreeze()
@@ -104,6 +117,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
+    reporting: Reporting | None = terminalreporter.config.pluginmanager.getplugin(REPORTING)
+    for problem in reporting.problems if reporting is not None else ():
+        terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
 
 
 def _check(config: pytest.Config) -> None:

@@ -19,6 +19,7 @@ ORDER = (
     "plugin",
     "collection",
     "fixtures",
+    "reporting",
     "injection",
     "providers",
     "targets",

@@ -58,6 +58,19 @@ BAD = {
         ["-c", "bad.ini"],
         "kvm_sea_host in {path}/bad.ini: 'qemu': unknown host; valid values: sim, linux",
     ),
+    "from the environment": (
+        ["KVM_SEA_UAPI=seven"],
+        "environment variable KVM_SEA_UAPI: 'seven': unknown revision; valid values: mainline, series-v1",
+    ),
+    "mode of KTAP": (
+        ["--kvm-sea-ktap-mode=deep"],
+        "--kvm-sea-ktap-mode: 'deep': unknown mode; valid values: nested, flat, tap13",
+    ),
+    "directory as a file": (["--kvm-sea-json=."], "--kvm-sea-json: '.': not a file; valid: the path of a file"),
+    "file as a directory": (
+        ["--kvm-sea-trace=mine.yaml"],
+        "--kvm-sea-trace: 'mine.yaml': not a directory; valid: the path of a directory",
+    ),
     "from an overridden ini value": (
         ["-o", "kvm_sea_uapi=seven"],
         "-o kvm_sea_uapi: 'seven': unknown revision; valid values: mainline, series-v1",
@@ -74,8 +87,13 @@ def files(pytester: pytest.Pytester) -> Path:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_values_end_the_run_before_it_starts(pytester: pytest.Pytester, files: Path, case: str) -> None:
+def test_bad_values_end_the_run_before_it_starts(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, files: Path, case: str
+) -> None:
     arguments, message = BAD[case]
+    if arguments[0].startswith("KVM"):
+        monkeypatch.setenv(*arguments[0].split("=", 1))
+        arguments = arguments[1:]
     pytester.makepyfile(UNRELATED)
     result = pytester.runpytest_inprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -102,6 +120,9 @@ def ids(result: pytest.RunResult) -> list[str]:
         (["--kvm-sea-platform", "my box.yaml"], ["sim-box-series-v1"]),
         (["-o", "kvm_sea_platform=ampereone 'my box.yaml'"], ["sim-ampereone-mainline", "sim-box-series-v1"]),
         (["-o", "kvm_sea_platform=ampereone", "--kvm-sea-platform", "no-ras"], ["sim-no-ras-mainline"]),
+        (["KVM_SEA_PLATFORM=ampereone 'my box.yaml'"], ["sim-ampereone-mainline", "sim-box-series-v1"]),
+        (["KVM_SEA_PLATFORM=ampereone", "-o", "kvm_sea_platform=no-ras"], ["sim-ampereone-mainline"]),
+        (["KVM_SEA_PLATFORM=ampereone", "--kvm-sea-platform=no-ras"], ["sim-no-ras-mainline"]),
         (["-o", "kvm_sea_platform=ampereone", "--kvm-sea-host=linux"], ["linux-mainline"]),
         (["-o", "kvm_sea_host=linux", "--kvm-sea-host=sim", "--kvm-sea-platform=no-ras"], ["sim-no-ras-mainline"]),
         (
@@ -109,10 +130,16 @@ def ids(result: pytest.RunResult) -> list[str]:
             ["sim-ampereone-mainline"],
         ),
     ],
-    ids=lambda value: " ".join(value) if value[0].startswith("-") else "",
+    ids=lambda value: " ".join(value) if value[0].startswith(("-", "KVM")) else "",
 )
-def test_targets_follow_the_options(pytester: pytest.Pytester, arguments: list[str], expected: list[str]) -> None:
+def test_targets_follow_the_options(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: list[str]
+) -> None:
+    """A first argument in capitals is a variable of the environment."""
     pytester.makepyfile(USES)
+    if arguments[0].startswith("KVM"):
+        monkeypatch.setenv(*arguments[0].split("=", 1))
+        arguments = arguments[1:]
     (pytester.path / "my box.yaml").write_text("name: box\ndescription: Mine.\nkernel: {uapi: series-v1}\n")
     assert ids(pytester.runpytest_inprocess("-s", "-q", *arguments)) == expected
 
@@ -140,7 +167,7 @@ def test_every_option_has_prefix_ini_twin_and_own_dest(pytester: pytest.Pytester
     for option in OPTIONS:
         assert option.flag.startswith("--kvm-sea-")
         assert option.flag in text
-        assert option.dest in text
+        assert option.command or option.dest in text
 
 
 def test_the_header_says_what_was_chosen(pytester: pytest.Pytester) -> None:
