@@ -18,8 +18,16 @@ from pytest_kvm_sea.resume import WENT_DOWN
 LOG = "log.json"
 ARGUMENTS = (f"--kvm-sea-json={LOG}", "--kvm-sea-resume")
 CRASHING = """
-import os, signal, pytest
+import os, signal, time, pytest
 from pathlib import Path
+
+LOG = Path("log.json").resolve()
+
+def controller():
+    # Once it has written down what it is told of this test.
+    while not any('"started"' in line and '::test_crash"' in line for line in LOG.read_text().splitlines()):
+        time.sleep(0.01)
+    return os.getppid()
 
 def ran(name):
     with open("ran", "a") as file:
@@ -115,7 +123,7 @@ def test_a_worker_is_killed(pytester: pytest.Pytester) -> None:
 
 
 def test_the_controller_is_killed(pytester: pytest.Pytester) -> None:
-    write_tests(pytester, "os.getppid")
+    write_tests(pytester, "controller")
     assert pytester.runpytest_subprocess("-n2", *ARGUMENTS).ret == -signal.SIGKILL
     earlier = log(pytester)
     running = [test.name for test in earlier.running]
