@@ -1,19 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """JSON lines: a run as it happens, one event per line; what is left of it after a crash can be read and gone on with.
 
-| event   | when                        | keys                                                                      |
-|---------|-----------------------------|---------------------------------------------------------------------------|
-| start   | first line                  | version (of the format), time, plugin, host, command, targets, machine     |
-| resume  | a later process goes on     | the same                                                                  |
-| planned | before the first test       | tests, errors (of collection); the last one counts                        |
-| started | a test begins               | nodeid, time                                                              |
-| result  | a test has ended            | nodeid, outcome, phase, reason, message, detail, output, start, duration,  |
-|         |                             | properties, subtests, worker, story; empty ones are left out              |
-| end     | the run has ended           | time, exit_status, stopped, broken, findings                              |
-
-Where several hosts run all tests each, `host` stands beside `nodeid`. Times are seconds since the epoch. The file is
-ASCII: all other characters are escaped as JSON has it. A lone surrogate, which JSON cannot carry to every reader, is
-written as the six characters that stand for it in Python, and a text above `LIMIT` is cut in the middle and says so.
+Events: start, planned (again where a later process goes on), started and result of every test, end; and resume, where a
+later process goes on. docs/json-lines.md has their keys. Where several hosts run all tests each, `host` stands beside
+`nodeid`. The file is ASCII: all other characters are escaped as JSON has it. A lone surrogate, which JSON cannot carry
+to every reader, is written as the six characters that stand for it in Python, and a text above `LIMIT` is cut in the
+middle and says so.
 
 A line counts when its newline is there; only the last one can be without. It is given to the kernel in one piece as
 soon as the event happens, so that it outlives this process however it ends. On a real host, which a memory error may

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,45 @@ def test_a_torn_tail_is_cut_when_the_file_is_gone_on_with(tmp_path: Path, tail: 
     # What the file has is not repeated.
     assert [(record.test, record.outcome) for record in run.records] == [(A, Outcome.PASS), (B, Outcome.PASS)]
     assert run.end == END
+
+
+DOCS = Path(__file__).parents[2] / "docs/json-lines.md"
+
+
+def test_the_page_names_every_key(tmp_path: Path) -> None:
+    texts = {"a": "b"}
+    full = Record(
+        A,
+        Outcome.FAIL,
+        "call",
+        "r",
+        "m",
+        "d",
+        texts,
+        1,
+        1,
+        texts,
+        (Subtest("s", Outcome.PASS),),
+        "gw0",
+        {"target": "x"},
+    )
+    write(tmp_path / "log", end=None)
+    path = write(tmp_path / "log", full, earlier=whole(tmp_path / "log"))
+    written = {event.pop("event"): set(event) for event in map(json.loads, path.read_text().splitlines())}
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
+    listed = {event: set(re.findall("`(\\w+)`", keys)) for event, keys in rows}
+    listed["resume"] = listed["start"]
+    assert written == listed
+
+
+def test_the_example_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run.jsonl", Record(A, Outcome.PASS), Record(B, Outcome.SKIP))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out.splitlines() == ["pass test_x.py::test_a", "skip test_x.py::test_b", "over"]
 
 
 def test_every_event_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
