@@ -43,6 +43,7 @@ class JsonLines:
 
     def __init__(self, path: Path, earlier: RunFile | None = None, now: RunStart | None = None) -> None:
         """``now``: the process that goes on, only with ``earlier``. Raises OSError."""
+        self._path = path
         self._earlier = earlier
         self._now = now
         self._written = {record.test for record in earlier.records} if earlier else set()
@@ -50,7 +51,7 @@ class JsonLines:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self._is_regular = stat.S_ISREG(os.fstat(self._file).st_mode)
         self._is_synced = False
-        self._lock(path)
+        self._lock()
 
     def start(self, run: RunStart) -> None:
         # Cut only now: a usage error after the file was opened leaves what is in it.
@@ -59,6 +60,8 @@ class JsonLines:
         if self._is_regular:
             os.ftruncate(self._file, self._earlier.size if self._earlier else 0)
         self._is_synced = self._is_regular and run.host == "linux"
+        if self._is_synced:
+            self._sync_directory()
         self._write(_start("start", run) if self._now is None else _start("resume", self._now))
 
     def planned(self, tests: Sequence[TestId], errors: Sequence[CollectionError]) -> None:
@@ -89,7 +92,7 @@ class JsonLines:
         except OSError:
             self._file = -1  # the problem that led here is the one to tell of
 
-    def _lock(self, path: Path) -> None:
+    def _lock(self) -> None:
         """Against a second run on the same file, which would tear the first one's lines."""
         if not self._is_regular:
             return
@@ -99,7 +102,7 @@ class JsonLines:
             if error.errno != errno.EWOULDBLOCK:
                 return  # a file system without locks
             self._close()
-            raise OSError(error.errno, "another run is writing it", str(path)) from None
+            raise OSError(error.errno, "another run is writing it", str(self._path)) from None
 
     def _write(self, event: Mapping[str, Any]) -> None:
         if self._is_silent:
@@ -109,6 +112,14 @@ class JsonLines:
             line = line[os.write(self._file, line) :]
         if self._is_synced:
             os.fdatasync(self._file)
+
+    def _sync_directory(self) -> None:
+        """A new file that its directory does not have after a crash is no file."""
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _close(self) -> None:
         if self._file >= 0:

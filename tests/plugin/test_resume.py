@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -203,6 +205,10 @@ def test_every_sink_gets_the_whole_run_in_the_order_of_its_first_half(
     first = run(passing("a") + "def test_b(): assert 0\n" + passing("c", "d"), *workers, status=1)
     assert first[1] == "planned test_a test_b test_c test_d"
     cut_after(pytester, "started", "test_c")
+    # With xdist a test may end before one that was planned before it.
+    path = pytester.path / LOG
+    start, planned, begin_a, end_a, *others, begin_c = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([start, planned, begin_a, *others, end_a, begin_c]))
     # Since then the tests have another order, there is a new one, and what ran would end otherwise.
     body = passing("d", "new") + "def test_c(): 1/0\n" + passing("b") + "def test_a(): 1/0\n"
     assert run(body, *workers, status=1) == [
@@ -363,3 +369,14 @@ def test_refused_before_anything_runs(pytester: pytest.Pytester, run: Run, case:
     assert "Traceback" not in result.stderr.str()
     assert "collected" not in result.stdout.str()
     assert path.read_text() == before
+
+
+def test_a_file_whose_name_is_no_text(pytester: pytest.Pytester) -> None:
+    """Its name is written in another way than pytest has it, and is still found again."""
+    path = Path(os.fsdecode(os.fsencode(pytester.path) + b"/test_\xff.py"))
+    path.write_text(passing("a", "b"))
+    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", *ARGUMENTS)
+    cut_after(pytester, "result", "test_a")
+    result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", *ARGUMENTS)
+    result.assert_outcomes(passed=1, deselected=1)
+    assert result.ret == 0

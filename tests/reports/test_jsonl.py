@@ -220,12 +220,14 @@ def test_every_event_is_in_the_file_when_the_call_returns(tmp_path: Path) -> Non
     assert [json.loads(line)["event"] for line in lines] == ["start", "planned", "started", "result", "end"]
 
 
-@pytest.mark.parametrize(("host", "synced"), [("linux", 6), ("sim", 1)])
+@pytest.mark.parametrize(("host", "synced"), [("linux", 6), ("sim", 1)])  # the last line always
 def test_on_a_real_host_every_line_is_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, synced: int
 ) -> None:
     calls: list[int] = []
+    directories: list[int] = []
     monkeypatch.setattr(os, "fdatasync", calls.append)
+    monkeypatch.setattr(os, "fsync", lambda file: directories.append(os.fstat(file).st_ino))
     sink = JsonLines(tmp_path / "log")
     sink.start(replace(START, host=host))
     sink.planned([A], [])
@@ -233,6 +235,7 @@ def test_on_a_real_host_every_line_is_on_the_disk(
     sink.finished(Record(A, Outcome.PASS))
     sink.end(END)
     assert len(calls) == synced
+    assert directories == ([tmp_path.stat().st_ino] if host == "linux" else [])
 
 
 def test_what_is_there_stays_until_the_run_begins(tmp_path: Path) -> None:
