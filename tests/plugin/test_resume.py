@@ -16,6 +16,7 @@ from pytest_kvm_sea import reporting
 from pytest_kvm_sea.reports.jsonl_reader import RunFile, read
 from pytest_kvm_sea.reports.record import CollectionError, Outcome, Record, RunEnd, RunStart, TestId
 from pytest_kvm_sea.resume import WENT_DOWN
+from pytest_kvm_sea.targets import properties_of
 
 LOG = "log.json"
 ARGUMENTS = (f"--kvm-sea-json={LOG}", "--kvm-sea-resume")
@@ -300,6 +301,22 @@ def test_what_crashed_is_known_to_be_simulated(pytester: pytest.Pytester, run: R
     assert (second.outcome, second.test.name) == (Outcome.ERROR, "test_a[sim-series-v1-parity-series-v1-y]")
     assert second.properties == dict(first.properties) | {"kvm_sea_platform": "series-v1-parity"}
     assert second.is_simulated
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "found"),
+    [
+        ("test_x.py::test_a[sim-a-mainline]", "a"),
+        ("test_x.py::test_a[sim-a-mainline-el0]", "a"),
+        ("test_x.py::test_a[sim-a-mainline-mainline-el0]", "a-mainline"),
+        ("test_x.py::test_a[sim-a-mainliner]", None),
+        ("test_x.py::test_a[x-sim-a-mainline]", None),
+        ("test_x.py::test_a", None),
+    ],
+)
+def test_what_a_test_ran_on_is_in_its_name(nodeid: str, found: str | None) -> None:
+    targets = {"sim-a-mainline": {"is": "a"}, "sim-a-mainline-mainline": {"is": "a-mainline"}}
+    assert properties_of(nodeid, targets).get("is") == found
 
 
 def test_looking_at_the_tests_touches_no_file(pytester: pytest.Pytester, run: Run) -> None:
