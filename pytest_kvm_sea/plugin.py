@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,16 @@ IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     command_line.add(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    # What a worker of xdist ends with is between it and the controller.
+    if hasattr(config, "workerinput") or not command_line.is_given(config, command_line.EXIT_CODES):
+        return (yield)
+    from pytest_kvm_sea import exit_codes
+
+    return (yield from exit_codes.translate(config))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,10 +16,13 @@ PACKAGE = Path(pytest_kvm_sea.__file__).parent
 ROOT = Path(__file__).parents[1]
 
 ORDER = (
+    "kselftest",
     "plugin",
     "collection",
     "fixtures",
     "reporting",
+    "exit_codes",
+    "resume",
     "injection",
     "providers",
     "targets",
