@@ -104,7 +104,9 @@ class KernelWatch:
 
     def _note_unreadable(self, error: OSError) -> None:
         way = "; run as root, or with kernel.dmesg_restrict=0" if error.errno in (errno.EPERM, errno.EACCES) else ""
-        self.notes.append(f"the kernel's messages ({KMSG}) cannot be read: {error.strerror}{way}")
+        note = f"the kernel's messages ({KMSG}) cannot be read: {error.strerror}{way}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def messages(self) -> list[str]:
         """The kernel's messages since this was made, or since the last call."""
