@@ -10,7 +10,7 @@ from pytest_kvm_sea.reports.plain import plain
 from pytest_kvm_sea.reports.story import Event, Instruction, Place, Story, Syndrome
 
 SECTION_EVENTS = 12
-SECTION_LINE = 160
+SECTION_LINE = 180
 SECTION_CODE = 5
 _SECTION_CONSOLE, _SECTION_KERNEL, _SECTION_NOTES, _SECTION_PLACES = 3, 3, 3, 2
 _IN_SHORT = {"gva", "gpa", "ipa", "hva", "hpa", "esr", "flags", "text", "error", "expression", "vector", "class"} | {
