@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Sequence
@@ -97,3 +98,48 @@ def test_requirements_that_are_named_exist() -> None:
     names = re.search(r"REQUIREMENTS`: (.*?), ….", text("fixtures.md"), re.DOTALL)
     assert names is not None
     assert set(re.findall(r"`([a-z0-9-]+)`", names[1])) <= set(REQUIREMENTS)
+
+
+def _pattern(line: str) -> str:
+    """What a page shows as a pattern: `...` is anything, rules of = are as long as the terminal is wide."""
+    escaped = re.sub(r"[\[*?]", r"[\g<0>]", line)
+    return re.sub(r"^=+|=+$", "*", escaped).replace("...", "*")
+
+
+_FILE = re.compile(r"`([\w.-]+)`:\n\n```\w+\n(.*?)```|```console\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["tutorial.md"])
+def test_walkthroughs(pytester: pytest.Pytester, page: str) -> None:
+    """Worked through from top to bottom: files are made, commands run and print what the page shows."""
+    commands = 0
+    for name, content, console in _FILE.findall(text(page)):
+        if name:
+            (pytester.path / name).write_text(content)
+            continue
+        (command,) = [line for line in console.splitlines() if line.startswith("$ ")]
+        _, program, *arguments = shlex.split(command)
+        assert program == "pytest", command
+        result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        result.stdout.fnmatch_lines([_pattern(line) for line in console.splitlines() if line not in (command, "...")])
+        commands += 1
+    assert commands
+    assert commands == text(page).count("```console")
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """Stale pages: run `python docs/generate.py`."""
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, content in generate.pages().items():
+        assert path.read_text(encoding="utf-8") == content, f"{path.name} is stale; run python docs/generate.py"
+    assert {path.name for path in (DOCS / "reference").iterdir()} == {path.name for path in generate.pages()}
+
+
+def test_every_page_can_be_found() -> None:
+    listed = re.findall(r"^([\w/-]+)$", text("index.md"), re.MULTILINE)
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")} - {"index"}
+    assert sorted(listed) == sorted(pages)
