@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "kselftest",
     "plugin",
+    "commands",
     "collection",
     "fixtures",
+    "storytelling",
     "reporting",
     "exit_codes",
     "resume",
@@ -33,6 +35,7 @@ ORDER = (
     "agreement",
     "selftests",
     "expectations",
+    "stories",
     "vmm",
     "ras",
     "guest",
