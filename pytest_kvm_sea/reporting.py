@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvm_sea.command_line import REPORT
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.reports.record import (
     CollectionError,
@@ -250,8 +251,15 @@ def make_outputs(config: pytest.Config) -> list[Output]:
                 " that you may write to"
             ) from None
 
-    _ = chosen
+    add(REPORT.flag, chosen.report, lambda: _page(chosen.report))
     return outputs
+
+
+def _page(path: Path | None) -> Sink:
+    from pytest_kvm_sea.reports.page import Page  # noqa: PLC0415 - not for those who want another format
+
+    assert path is not None
+    return Page(path)
 
 
 def configure(config: pytest.Config) -> None:
