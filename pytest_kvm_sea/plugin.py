@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,11 +80,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    if call.excinfo is None or not item.config.stash.get(IN_USE, False):
-        return
-    outcome = call.excinfo.value
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    # Outermost: before anybody looks at the exception, and after pytest has judged what was expected.
+    if not item.config.stash.get(IN_USE, False):
+        return (yield)
+    _spare_traceback(item, call)
+    report = yield
+    from pytest_kvm_sea import storytelling
+
+    storytelling.tell(item, call, report)
+    return report
+
+
+def _spare_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    outcome = call.excinfo.value if call.excinfo is not None else None
     if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb"):
         # For a traceback pytest parses the source of every frame. Nobody sees the one of an expected failure, and
         # those of the known defects were a sixth of the time of the selftests.
