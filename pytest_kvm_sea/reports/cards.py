@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 from pytest_kvm_sea.reports import evidence, steps
@@ -11,6 +12,7 @@ from pytest_kvm_sea.reports.markup import Markup, element, join
 from pytest_kvm_sea.reports.picture import Shared, draw
 from pytest_kvm_sea.reports.record import Outcome, Record, Subtest
 from pytest_kvm_sea.reports.sequence import lay_out
+from pytest_kvm_sea.reports.story import Event
 
 WORDS = {
     Outcome.FAIL: "failed",
@@ -53,9 +55,11 @@ def body(record: Record, shared: Shared, *, full: bool) -> Markup:
     story = record.story or {}
     most = evidence.MOST_TEXT if full else _MOST_TEXT_SHORT
     shown = [_meta(record, story, full=full), _reason(record, most), *map(_subtest, record.subtests)]
-    if full and story.get("expected"):
-        shown.append(part("Expected", block(str(story["expected"]), most)))
-    shown.append(_picture(story, None if full else shared))
+    expected = str(story.get("expected", ""))
+    # An expected failure that a test raises itself says the reason once more.
+    if full and expected and not (record.reason and record.reason in expected):
+        shown.append(part("Expected", block(expected, most)))
+    shown.append(_picture(_events(record), None if full else shared))
     shown += [show(story) for show in (evidence.FULL if full else evidence.SHORT)]
     if record.detail:
         shown.append(part("Failure, as pytest tells it", block(record.detail, most)))
@@ -115,9 +119,18 @@ def _subtest(subtest: Subtest) -> Markup:
     return element("p", badge(subtest.outcome), " ", element("b", word(subtest.name)), f" {word(told)}" if told else "")
 
 
-def _picture(story: Json, shared: Shared | None) -> Markup:
+def _events(record: Record) -> list[Event]:
+    """The steps of the story, and as the last one that it ended badly, where that is no step already."""
+    events = steps.read(record.story or {})
+    if events and record.outcome.is_bad and events[-1].kind != "error":
+        verb = {Outcome.TIMEOUT: "times out", Outcome.FAIL: "fails"}.get(record.outcome, "ends in an error")
+        # When it was is not known: the duration has the tear-down in it.
+        events.append(Event(math.nan, "vmm", "vmm", f"the test {verb}", (("", record.message),), "error"))
+    return events
+
+
+def _picture(events: list[Event], shared: Shared | None) -> Markup:
     """All of it, or if lines are ``shared`` what is essential."""
-    events = steps.read(story)
     if not events:
         return join(())
     chosen = steps.essential(events) or events if shared else events

@@ -92,7 +92,7 @@ def syndrome_lines(story: Json) -> Markup:
 def registers(story: Json) -> Markup:
     """Of every vCPU, four in a row."""
     return join(
-        part(f"Registers of {word(vcpu)}", _grid([(word(name), code(value)) for name, value in values.items()]))
+        part(f"Registers: {word(vcpu)}", _grid([(word(name), code(value)) for name, value in values.items()]))
         for vcpu, values in story.get("registers", {}).items()
     )
 
@@ -105,9 +105,9 @@ def _grid(pairs: Sequence[tuple[str, Markup]]) -> Markup:
 
 
 def instructions(story: Json) -> Markup:
-    """The code around the PC of every vCPU, the PC marked."""
+    """The code around the PC of every vCPU, and around other places that the story names; the place is marked."""
     return join(
-        part(f"Code of {word(vcpu)}", _listing(lines)) for vcpu, lines in story.get("code", {}).items() if lines
+        part(f"Code: {word(where)}", _listing(lines)) for where, lines in story.get("code", {}).items() if lines
     )
 
 
@@ -116,7 +116,7 @@ def _listing(lines: Sequence[Json]) -> Markup:
     for line in lines:
         here = line.get("is_pc", False)
         cells = [
-            element("td", element("b", "PC →") if here else ""),
+            element("td", element("b", "→") if here else ""),
             *(element("td", code(line.get(key))) for key in ("address", "word", "text")),
             element("td", word(line.get("place", ""))),
         ]

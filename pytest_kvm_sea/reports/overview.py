@@ -114,7 +114,7 @@ def header(tally: Tally, end: RunEnd) -> Markup:
 
 def _run(tally: Tally, end: RunEnd) -> list[tuple[str, str]]:
     start = tally.start
-    counts = (f"{tally.total(outcome)} {WORDS[outcome]}" for outcome in WORDS if tally.total(outcome))
+    counts = [f"{number} {WORDS[outcome]}" for outcome in WORDS if (number := tally.total(outcome))]
     not_run = f"; {len(tally.missing)} of {len(tally.planned)} did not run" if tally.missing else ""
     return [
         ("host", "sim (simulated)" if start.host == "sim" else word(start.host)),

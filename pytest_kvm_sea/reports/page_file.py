@@ -28,8 +28,9 @@ class PageFile:
 
     def __init__(self, path: Path) -> None:
         """Find out whether it can be written, before there is anything to write."""
-        self._path = Path(os.path.realpath(path))  # what a link points to is replaced, and the link stays
-        self._is_regular = not self._path.exists() or self._path.is_file()
+        self._is_regular = not path.exists() or path.is_file()
+        # What a link points to is replaced, and the link stays. That of /dev/stdout may point to no path.
+        self._path = Path(os.path.realpath(path)) if self._is_regular else path
         self._part = self._path.with_name(f".kvm-sea-report.{os.getpid()}")
         # Not with O_NONBLOCK: whoever reads a pipe may come later.
         self._device = None if self._is_regular else self._path.open("wb", buffering=0)

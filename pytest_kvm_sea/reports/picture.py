@@ -8,6 +8,7 @@ with its text, and a `title` that says of what kind it is, and from whom to whom
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from pytest_kvm_sea.reports.markup import Markup, element, join
@@ -206,6 +207,9 @@ def _bracket(loop: Loop) -> Markup:
 
 
 def _time(seconds: float) -> str:
+    """Nothing for what has none."""
+    if math.isnan(seconds):
+        return ""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 

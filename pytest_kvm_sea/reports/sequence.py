@@ -200,9 +200,9 @@ def wrap(text: str, letters: int) -> list[str]:
     lines: list[str] = []
     while _letters(text) > letters:
         end = _fitting(text, letters)
-        # A word that is longer than half a line is broken itself, rather than that the line stays empty.
-        space = max(text.rfind(after, 0, end) for after in " _(,/")
-        at = space + 1 if space >= end // 2 else end
+        # A word that is longer than most of a line is broken itself, rather than that the line stays empty.
+        space = max(text.rfind(after, 0, end) for after in " _,/")
+        at = space + 1 if space >= end // 3 else end
         lines.append(text[:at])
         text = text[at:]
     return [*lines, text]

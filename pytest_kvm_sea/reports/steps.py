@@ -66,19 +66,22 @@ def rows(events: Sequence[Event], most: int) -> list[Row]:
 
 
 def essential(events: Sequence[Event]) -> list[Event]:
-    """What a test that passed is about: neither its set-up nor the way in and out of the guest; and of several steps
-    of one kind in a row only the one that counts."""
+    """What a test that passed is about: neither its set-up nor the way in and out of the guest; and of steps that are
+    alike, in a row, only the one that counts."""
+    told = [(_sort(event, number), event) for number, event in enumerate(events) if event.kind not in ROUTINE]
     found: list[Event] = []
-    told = (event for event in events if event.kind not in ROUTINE)
-    for (_, _, kind), group in groupby(told, lambda event: (event.lane, event.to, event.kind)):
-        steps = list(group)
-        if len(steps) == 1 or kind in ("", "error"):
-            found += steps
-            continue
-        # EINJ's other files only prepare this one, and are put back after it.
-        chosen = next((step for step in steps if "error_inject" in step.title), steps[0])
-        found.append(replace(chosen, title=f"{chosen.title} (and {len(steps) - 1} more)"))
+    for _, group in groupby(told, lambda item: item[0]):
+        alike = [event for _, event in group]
+        # EINJ's other files only prepare this one.
+        chosen = next((event for event in alike if "error_inject" in event.title), alike[0])
+        more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
+        found.append(replace(chosen, title=f"{chosen.title}{more}"))
     return found
+
+
+def _sort(event: Event, number: int) -> object:
+    """What makes steps alike to whoever wants the essence: EINJ's files are one thing."""
+    return (event.lane, event.to) if event.kind == "einj" else _key(event, number)
 
 
 def _rolled_up(events: Sequence[Event]) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -134,13 +135,34 @@ def test_a_failure_tells_all_that_is_known(tmp_path: Path) -> None:
     rows = [[text(cell) for cell in row.iter(f"{XHTML}td")] for row in node.iter(f"{XHTML}tr")]
     assert [GVA, "0xff81234b80", "0x7fec53834b80", HPA, "poisoned by EINJ"] in rows
     assert ["DFSC", "5:0", "0x10", "synchronous external abort, not on a table walk"] in rows
-    assert ["PC →", "0x109a0", "f940012a", "ldr x10, [x9]", "access"] in rows
+    assert ["→", "0x109a0", "f940012a", "ldr x10, [x9]", "access"] in rows
     assert [f"0x{n * 0x1111:016x}" for n in range(4)] in rows
     drawn = text(by_class(node, "sequence")[0])
     for event in events():
         assert event.title in drawn
         for name, value in event.facts:
             assert f"{name} {value}".strip() in drawn
+
+
+def test_the_picture_of_a_failure_ends_with_it(tmp_path: Path) -> None:
+    told = story(events=events()[:-2]).as_json()
+    records = [
+        record(Outcome.FAIL, story=told, message="assert 1 == 2"),
+        record(Outcome.FAIL, "test_told", message="assert 1 == 2"),
+        record(Outcome.XFAIL, "test_xfail", story=told),
+    ]
+    root = make(tmp_path / "page.html", records, FAILED)
+    last = [text(list(node.iter(f"{XHTML}g"))[-1]) for node in by_class(root, "sequence")]
+    assert last[0] == "error: VMMthe test failsassert 1 == 2"
+    assert "GuestFailure" in last[1]
+    assert "ucall PRINTF" in last[2]
+
+
+def test_a_reason_is_not_told_twice(tmp_path: Path) -> None:
+    reason = "[mainline-fnv] known"
+    told = story(expected=f"XFailed: {reason}").as_json()
+    root = make(tmp_path / "page.html", [record(Outcome.XFAIL, reason=reason, story=told)])
+    assert text(by_class(root, "test")[0]).count(reason) == 1
 
 
 def test_what_passed_is_told_in_short(tmp_path: Path) -> None:
@@ -363,11 +385,15 @@ def test_an_abandoned_page_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_is_written_as_it_is() -> None:
-    sink = Page(Path("/dev/null"))
+def test_a_pipe_is_written_as_it_is() -> None:
+    reading, writing = os.pipe()
+    # A link as /dev/stdout is one: to something without a path.
+    sink = Page(Path(f"/proc/self/fd/{writing}"))
     sink.start(START)
     sink.end(GOOD)
-    assert Path("/dev/null").is_char_device()
+    os.close(writing)
+    with open(reading, "rb") as stream:  # noqa: PTH123 - a descriptor
+        ET.fromstring(stream.read())
 
 
 def test_a_run_of_pytest_makes_a_page(pytester: pytest.Pytester) -> None:
