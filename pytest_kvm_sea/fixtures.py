@@ -50,9 +50,10 @@ def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iter
     from pytest_kvm_sea import requirements, storytelling
     from pytest_kvm_sea.providers import open_host, probe_host
 
-    requirements.require(probe_host(request.config, kvm_sea_target), requirements.required(request.node))
+    shared = probe_host(request.config, kvm_sea_target)
+    requirements.require(shared, requirements.required(request.node))
     with open_host(request.config, kvm_sea_target) as host:
-        storytelling.begin(request.node, kvm_sea_target, host)
+        storytelling.begin(request.node, kvm_sea_target, host, fresh=host is not shared)
         yield host
 
 

@@ -43,6 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not any(config.getoption(option.dest) is not None for option in command_line.OPTIONS if option.command):
+        return None
+    from pytest_kvm_sea import commands
+
+    return commands.run(config)
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
     if not command_line.given(config):
         return None

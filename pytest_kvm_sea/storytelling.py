@@ -32,11 +32,11 @@ _PYTEST_TIMEOUT = re.compile(r"Timeout \(?>\s*[\d.]+s\)?")
 """How pytest-timeout ends a test (method signal)."""
 
 
-def begin(item: pytest.Item, target: Target, host: Host) -> Evidence:
-    """A test of ours starts."""
+def begin(item: pytest.Item, target: Target, host: Host, *, fresh: bool) -> Evidence:
+    """A test of ours starts. ``fresh``: the host was made for it."""
     from pytest_kvm_sea.stories.evidence import Evidence
 
-    evidence = item.stash[_EVIDENCE] = Evidence(target.id, host)
+    evidence = item.stash[_EVIDENCE] = Evidence(target.id, host, fresh)
     return evidence
 
 

@@ -128,7 +128,7 @@ STATUS: dict[int, str] = {
 
 SERROR_STATUS = {0x00: "uncategorised", 0x11: "asynchronous SError"}
 SYNCHRONOUS_STATE = {
-    0b00: "recoverable (UER)",
+    0b00: "recoverable (UER), or no FEAT_RAS",
     0b10: "uncontainable (UC)",
     0b11: "restartable (UEO)",
 }

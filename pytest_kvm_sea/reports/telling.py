@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pytest_kvm_sea.reports.plain import plain
 from pytest_kvm_sea.reports.story import Event, Instruction, Place, Story, Syndrome
@@ -12,24 +13,16 @@ SECTION_EVENTS = 12
 SECTION_LINE = 160
 SECTION_CODE = 5
 _SECTION_CONSOLE, _SECTION_KERNEL, _SECTION_NOTES, _SECTION_PLACES = 3, 3, 3, 2
-_IN_SHORT = {
-    "gva",
-    "gpa",
-    "ipa",
-    "hva",
-    "hpa",
-    "esr",
-    "flags",
-    "text",
-    "error",
+_IN_SHORT = {"gva", "gpa", "ipa", "hva", "hpa", "esr", "flags", "text", "error", "expression", "vector", "class"} | {
     "pc",
-    "expression",
     "elr_el1",
     "far_el1",
+    "esr_el1",
 }
 """What the section shows of an event; the rest is in the whole."""
 _DULL = {"setup", "run"}
 _REGISTERS_A_LINE = 4
+_ECHO = "echo "
 
 
 def section(story: Story) -> list[str]:
@@ -37,8 +30,9 @@ def section(story: Story) -> list[str]:
     lines = [f"{story.target}, Linux {story.kernel}" if story.kernel else story.target]
     lines += _short_events(story.events)
     lines += [_place(place) for place in story.places[-_SECTION_PLACES:]]
+    lines += [_headline(syndrome) for syndrome in story.syndromes[-3:-1]]
     if story.syndromes:
-        lines += _short_syndrome(story.syndromes[-1])
+        lines += [_headline(story.syndromes[-1]), *_fields(story.syndromes[-1], empty=False)]
     if story.code:
         name, code = list(story.code.items())[-1]
         lines += [f"{name}:", *_around_pc(code)]
@@ -60,7 +54,7 @@ def whole(story: Story) -> list[str]:
     lines += _block("What happened", [line for event in story.events for line in _long_event(event)])
     lines += _block("Addresses", map_places(story.places))
     for syndrome in story.syndromes:
-        lines += _block(f"{syndrome.register} = {syndrome.value}", _fields(syndrome, empty=True))
+        lines += _block(_headline(syndrome), _fields(syndrome, empty=True))
     for name, registers in story.registers.items():
         lines += _block(f"Registers of {name}", _registers(registers))
     for name, code in story.code.items():
@@ -84,7 +78,7 @@ def _way(event: Event) -> str:
 
 def _short_events(events: Sequence[Event]) -> list[str]:
     """The last ones that say something; how many are left out."""
-    told = [event for event in events if event.kind not in _DULL]
+    told = _join_writes([event for event in events if event.kind not in _DULL])
     shown = told[-SECTION_EVENTS:]
     lines = [f"{'ms':>9}  {'who > whom':18}  what"] if shown else []
     if len(told) > len(shown):
@@ -93,6 +87,18 @@ def _short_events(events: Sequence[Event]) -> list[str]:
         facts = " ".join(f"{name}={value}" for name, value in event.facts if name in _IN_SHORT)
         lines.append(f"{event.time * 1e3:9.3f}  {_way(event):18}  {event.title}  {facts}".rstrip())
     return lines
+
+
+def _join_writes(events: Sequence[Event]) -> list[Event]:
+    """What is written to EINJ's files, one after the other, is one line: `echo 0x10 > error_type; 0x2 > flags; ...`."""
+    joined: list[Event] = []
+    for event in events:
+        before = joined[-1] if joined else None
+        if before is not None and all(each.kind == "einj" and each.title.startswith(_ECHO) for each in (before, event)):
+            joined[-1] = replace(before, title=f"{before.title}; {event.title.removeprefix(_ECHO)}")
+        else:
+            joined.append(event)
+    return joined
 
 
 def _long_event(event: Event) -> list[str]:
@@ -127,13 +133,14 @@ def _fields(syndrome: Syndrome, *, empty: bool) -> list[str]:
     ]
 
 
-def _short_syndrome(syndrome: Syndrome) -> list[str]:
-    return [f"{syndrome.register} = {syndrome.value}", *_fields(syndrome, empty=False)]
+def _headline(syndrome: Syndrome) -> str:
+    meaning = f"  {syndrome.summary}" if syndrome.summary else ""
+    return f"{syndrome.register} = {syndrome.value}{meaning}"
 
 
 def syndrome_lines(syndrome: Syndrome) -> list[str]:
     """A syndrome with all its fields."""
-    return [f"{syndrome.register} = {syndrome.value}", *_fields(syndrome, empty=True)]
+    return [_headline(syndrome), *_fields(syndrome, empty=True)]
 
 
 # Registers and code

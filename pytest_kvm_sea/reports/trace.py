@@ -47,9 +47,9 @@ class Step(enum.Enum):
     """The exit before it was one [the ucall as `guest.ucall` has it]."""
     EVENTS = enum.auto()
     """KVM_SET_VCPU_EVENTS [ext_dabt_pending, ext_iabt_pending, serror_pending, SError syndrome or None, errno,
-    registers before, registers afterwards]"""
+    registers afterwards]"""
     REGISTERS = enum.auto()
-    """The VMM took an exception for the guest by KVM_SET_ONE_REG [registers before, registers afterwards]."""
+    """The VMM took an exception for the guest by KVM_SET_ONE_REG [registers afterwards]."""
     WRITE = enum.auto()
     """To a file of EINJ [`ras.einj_files.Write`, error or None]."""
     POISONED = enum.auto()

@@ -16,7 +16,7 @@ from pytest_kvm_sea.stories.state import decoded, decoded_iss, look_at, shown
 from pytest_kvm_sea.vmm.exits import NisvExit, SeaExit
 
 if TYPE_CHECKING:
-    from pytest_kvm_sea.reports.trace import Record
+    from pytest_kvm_sea.reports.trace import Record, Who
     from pytest_kvm_sea.stories.evidence import Evidence
     from pytest_kvm_sea.vmm.vm import Vm
 
@@ -42,6 +42,9 @@ def build(evidence: Evidence, *, expected: str = "", closed: bool = False) -> St
     elif not closed:
         for vm in vms:
             story.look_at(vm, evidence)
+        story.put_last(
+            next((record.who for record in reversed(records) if record.who and record.who.vcpu is not None), None)
+        )
     kernel = evidence.kernel
     if kernel is None:
         story.notes.append("the kernel's messages are read from the first VM on, and there was none")
@@ -88,6 +91,12 @@ class _Parts:
     def _add(self, syndrome: Syndrome) -> None:
         if syndrome not in self.syndromes:
             self.syndromes.append(syndrome)
+
+    def put_last(self, who: Who | None) -> None:
+        """The code of the vCPU that did the last step is the last: that is what people look at first."""
+        name = self._teller.who(who)
+        for key in [key for key in self.code if key.split(",")[0] == name]:
+            self.code[key] = self.code.pop(key)
 
     def look_at(self, vm: Vm, evidence: Evidence) -> None:
         """The vCPUs of one VM."""

@@ -8,7 +8,7 @@ EL2 (before KVM_EXIT_ARM_SEA), and that the guest is at a vector (after an injec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_kvm_sea.addresses import GuestVA
 from pytest_kvm_sea.arm64 import syndrome_fields
@@ -165,51 +165,55 @@ class Teller:
     # Injecting into the guest
 
     def _events(self, record: Record) -> Iterable[Event]:
-        dabt, iabt, serror, syndrome, code, before, after = record.values
+        dabt, iabt, serror, syndrome, code, state = record.values
         words = [name for name, value in (("ext_dabt_pending", dabt), ("ext_iabt_pending", iabt)) if value]
         if serror:
             words.append("serror_pending" + ("" if syndrome is None else f" esr={syndrome:#x}"))
-        facts = [("to", self.who(record.who)), *self._at(record, before["pc"]), ("pstate", f"{before['pstate']:#x}")]
+        facts = [("to", self.who(record.who))]
         title = f"KVM_SET_VCPU_EVENTS {' '.join(words) or 'nothing pending'}"
         if code:
             yield _event(record, (VMM, KVM), f"{title}: {errno_name(code)}", facts, "error")
-        else:
-            yield _event(record, (VMM, KVM), title, facts, "inject")
-        if (offset := vectors.taken(before, after)) is not None:
-            yield self._vector(record, KVM, before, after, offset)
-        elif words and not code:
-            yield _event(record, (KVM, GUEST), _pending(before, serror=not (dabt or iabt)), [], "vector")
+            return
+        yield _event(record, (VMM, KVM), title, facts, "inject")
+        only_serror = bool(serror) and not (dabt or iabt)
+        if words and (offset := vectors.taken(state, serror=only_serror)) is not None:
+            yield self._vector(record, KVM, offset)
+        elif words:
+            facts = self._at(record, state["pc"])
+            yield _event(record, (KVM, GUEST), _pending(state, serror=only_serror), facts, "vector")
 
     def _registers(self, record: Record) -> Iterable[Event]:
-        before, written = record.values
-        facts = [("to", self.who(record.who)), *self._at(record, before["pc"])]
-        yield _event(record, (VMM, GUEST), "an abort written by KVM_SET_ONE_REG", facts, "inject")
-        yield self._vector(record, VMM, before, written, written["pc"] - before["vbar_el1"])
+        (state,) = record.values
+        title = "an abort written by KVM_SET_ONE_REG"
+        yield _event(record, (VMM, GUEST), title, [("to", self.who(record.who))], "inject")
+        yield self._vector(record, VMM, state["pc"] - state["vbar_el1"])
 
-    def _vector(
-        self, record: Record, lane: str, before: Mapping[str, int], after: Mapping[str, int], offset: int
-    ) -> Event:
+    def _vector(self, record: Record, lane: str, offset: int) -> Event:
+        state: Mapping[str, int] = record.values[-1]
         facts = [
-            ("pc", f"{after['pc']:#x}"),
-            ("elr_el1", f"{after['elr_el1']:#x}"),
-            ("far_el1", f"{after['far_el1']:#x}"),
-            ("esr_el1", f"{after['esr_el1']:#x}"),
-            ("spsr_el1", f"{after['spsr_el1']:#x} {vectors.mode(after['spsr_el1'])}"),
-            ("vbar_el1", f"{before['vbar_el1']:#x}"),
-            ("means", syndrome_fields.summary(after["esr_el1"])),
+            ("pc", f"{state['pc']:#x}"),
+            ("elr_el1", f"{state['elr_el1']:#x}"),
+            *[fact for fact in self._at(record, state["elr_el1"]) if fact[0] == "at"],
+            ("far_el1", f"{state['far_el1']:#x}"),
+            ("esr_el1", f"{state['esr_el1']:#x}"),
+            ("spsr_el1", f"{state['spsr_el1']:#x} {vectors.mode(state['spsr_el1'])}"),
+            ("vbar_el1", f"{state['vbar_el1']:#x}"),
+            ("means", syndrome_fields.summary(state["esr_el1"])),
         ]
-        return _event(record, (lane, GUEST), f"the guest is at {vectors.name(offset)}", facts, "vector")
+        title = f"{self.who(record.who)} is at {vectors.name(offset)}"
+        return _event(record, (lane, GUEST), title, facts, "vector")
 
     # Breaking memory
 
     def _write(self, record: Record) -> Iterable[Event]:
         write, error = record.values
         facts = [("file", write.path), ("why", write.why)] if write.why else [("file", write.path)]
+        kind = "setup" if write.restoring else "einj"
         title = f"echo {plain(write.text, _TEXT)} > {write.file}"
         if error is not None:
             yield _event(record, (VMM, KVM), f"{title}: refused", [*facts, ("error", plain(error, _TEXT))], "error")
         else:
-            yield _event(record, (VMM, KVM), title, facts, "einj")
+            yield _event(record, (VMM, KVM), title, facts, kind)
 
     def _injected(self, record: Record) -> Iterable[Event]:
         hva, hpa, error_type, notrigger = record.values
@@ -277,7 +281,7 @@ def _exit_facts(result: VmExit) -> Facts:
 
 def _ucall_words(ucall: Ucall) -> tuple[str, Facts]:
     if ucall.cmd is UcallCommand.PRINTF:
-        return "ucall PRINTF", [("text", plain(ucall.text, _TEXT))]
+        return "ucall PRINTF", [("text", plain(ucall.text.removesuffix("\n"), _TEXT))]
     if ucall.cmd is UcallCommand.SYNC:
         return f"ucall SYNC({ucall.stage})", []
     if ucall.cmd is UcallCommand.ABORT:
@@ -292,10 +296,10 @@ def _ucall_words(ucall: Ucall) -> tuple[str, Facts]:
     return f"ucall {ucall.cmd.name}", []
 
 
-def _pending(before: Mapping[str, Any], *, serror: bool) -> str:
+def _pending(state: Mapping[str, int], *, serror: bool) -> str:
     """What becomes of an event that was accepted and moved no register."""
-    if serror and vectors.masks_serror(before["pstate"]):
+    if serror and vectors.masks_serror(state["pstate"]):
         return "the SError is pending: PSTATE.A masks it"
-    offset = vectors.expected_offset(before["pstate"], serror=serror)
+    offset = vectors.expected_offset(state["pstate"], serror=serror)
     where = "a vector" if offset is None else vectors.name(offset)
     return f"the exception is taken at the next KVM_RUN, at {where}"

@@ -21,6 +21,8 @@ class Evidence:
     target: str
     """`sim-ampereone-mainline`"""
     host: Host
+    fresh: bool = False
+    """The host was made for this test."""
     trace: Trace = field(default_factory=Trace)
     vms: list[Vm] = field(default_factory=list)
     kernel: KernelWatch | None = None
@@ -28,4 +30,4 @@ class Evidence:
     def watch(self) -> None:
         """From now on the kernel's messages belong to the test."""
         if self.kernel is None:
-            self.kernel = KernelWatch(self.host)
+            self.kernel = KernelWatch(self.host, fresh=self.fresh)

@@ -48,12 +48,11 @@ TAINTS = {
 
 
 class KernelMessages:
-    """An open /dev/kmsg. Only what comes after it was opened is given."""
+    """An open /dev/kmsg, read from the oldest message that the kernel still has."""
 
     def __init__(self, host: Host) -> None:
         """Raises OSError."""
         self._file: File = host.open(KMSG, os.O_RDONLY | os.O_NONBLOCK)
-        self.read_new()
 
     def read_new(self) -> list[str]:
         """What has come since the last call, a line each; records that were overwritten are told of."""
@@ -80,19 +79,23 @@ _readers: WeakKeyDictionary[Host, KernelMessages] = WeakKeyDictionary()
 class KernelWatch:
     """What the kernel says from now on."""
 
-    def __init__(self, host: Host) -> None:
-        """Raises nothing: what cannot be read is in `notes`."""
+    def __init__(self, host: Host, *, fresh: bool = False) -> None:
+        """``fresh``: the host has just come into being, so that all that it ever says counts, and nothing is read yet.
+
+        Raises nothing: what cannot be read is in `notes`.
+        """
         self._host = host
         self.notes: list[str] = []
-        self._messages = self._open()
-        self._before = self._taint()
+        self._fresh = fresh
+        self._reader = None if fresh else self._open()
+        self._before = 0 if fresh else self._taint()
 
     def _open(self) -> KernelMessages | None:
         try:
             reader = _readers.get(self._host)
             if reader is None:
                 reader = _readers[self._host] = KernelMessages(self._host)
-            else:
+            if not self._fresh:
                 reader.read_new()
         except OSError as error:
             self._note_unreadable(error)
@@ -105,10 +108,12 @@ class KernelWatch:
 
     def messages(self) -> list[str]:
         """The kernel's messages since this was made, or since the last call."""
-        if self._messages is None:
+        if self._fresh:
+            self._reader = self._open()
+        if self._reader is None:
             return []
         try:
-            return self._messages.read_new()
+            return self._reader.read_new()
         except OSError as error:
             self._note_unreadable(error)
             return []

@@ -96,9 +96,10 @@ def _code(vcpu: Vcpu, reader: SafeReader, at: int, what: str, notes: list[str]) 
     return lines
 
 
-def decoded(register: str, value: int, *, width: int = 16) -> Syndrome:
+def decoded(register: str, value: int) -> Syndrome:
     """A syndrome, field by field."""
-    return Syndrome(register, f"{value:#0{width + 2}x}", _fields(syndrome_fields.explain(value)))
+    fields = _fields(syndrome_fields.explain(value))
+    return Syndrome(register, f"{value:#018x}", fields, syndrome_fields.summary(value))
 
 
 def decoded_iss(register: str, value: int) -> Syndrome:

@@ -34,10 +34,14 @@ def masks_serror(pstate: int) -> bool:
     return bool(pstate & _A)
 
 
-def taken(before: Mapping[str, int], after: Mapping[str, int]) -> int | None:
-    """The offset of the vector that the PC was moved to; None where it was not moved to one."""
-    offset = after["pc"] - before["vbar_el1"]
-    if after["pc"] == before["pc"] or not 0 <= offset < TABLE or offset % SIZE:
+def taken(state: Mapping[str, int], *, serror: bool) -> int | None:
+    """The offset of the vector that the PC is at, if it is one for an SError, or for an abort; None elsewhere.
+
+    An abort may be at a vector for SErrors: with SCTLR2_EL1.EASE.
+    """
+    offset = state["pc"] - state["vbar_el1"]
+    kind = offset % (4 * SIZE)
+    if not 0 <= offset < TABLE or kind not in ((SERROR,) if serror else (0, SERROR)):
         return None
     return offset
 

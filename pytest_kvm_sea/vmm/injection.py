@@ -54,4 +54,4 @@ def write_abort(vcpu: Vcpu, far: GuestVA, *, instruction: bool, iss: int = 0) ->
     }
     for name, value in written.items():
         vcpu.set_reg(name, value)
-    vcpu.vm.trace.add(Step.REGISTERS, vcpu.who, before, written)
+    vcpu.vm.trace.add(Step.REGISTERS, vcpu.who, {**before, **written})

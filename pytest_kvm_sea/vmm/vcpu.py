@@ -37,8 +37,10 @@ _LOOP_SAMPLES = 8
 _SAMPLE_SECONDS = 0.002
 _UCALL_SIZE = 8
 _NO_UCALL = (1 << 64) - 1
-_TELLING = ("pc", "pstate", "vbar_el1", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
-"""What an injection changes, or depends on."""
+_AFTER_EVENTS = tuple(
+    (name, register_id(name)) for name in ("pc", "vbar_el1", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
+)
+"""What tells whether an exception was taken, and how. Read often, so by their numbers."""
 _E = TypeVar("_E")
 
 
@@ -104,29 +106,30 @@ class Vcpu:
 
     def set_events(self, events: VcpuEvents | VcpuEventsV1) -> None:
         """KVM_SET_VCPU_EVENTS. Raises OSError with the kernel's errno."""
-        trace = self.vm.trace
-        if not trace.enabled:
-            self._file.ioctl(kvm.KVM_SET_VCPU_EVENTS, events)
-            return
-        before, code = self.registers(*_TELLING), 0
+        code = 0
         try:
             self._file.ioctl(kvm.KVM_SET_VCPU_EVENTS, events)
         except OSError as error:
             code = error.errno or 0
             raise
         finally:
-            fields = events.exception
-            trace.add(
-                Step.EVENTS,
-                self.who,
-                fields.ext_dabt_pending,
-                getattr(fields, "ext_iabt_pending", 0),
-                fields.serror_pending,
-                fields.serror_esr if fields.serror_has_esr else None,
-                code,
-                before,
-                self.registers(*_TELLING),
-            )
+            if self.vm.trace.enabled:
+                self._tell_events(events, code)
+
+    def _tell_events(self, events: VcpuEvents | VcpuEventsV1, code: int) -> None:
+        """Note what was asked for, and what became of it: KVM takes the exception at once, or leaves it pending."""
+        fields = events.exception
+        state = {name: self.get_reg_by_id(identifier) for name, identifier in _AFTER_EVENTS}
+        self.vm.trace.add(
+            Step.EVENTS,
+            self.who,
+            fields.ext_dabt_pending,
+            getattr(fields, "ext_iabt_pending", 0),
+            fields.serror_pending,
+            fields.serror_esr if fields.serror_has_esr else None,
+            code,
+            state,
+        )
 
     def inject_data_abort(self) -> None:
         """Ask KVM for an external data abort at the address of the last one (ext_dabt_pending)."""
