@@ -112,9 +112,14 @@ def header(tally: Tally, end: RunEnd) -> Markup:
     )
 
 
+def _word(outcome: Outcome, number: int) -> str:
+    """The only noun among them has a plural."""
+    return "errors" if outcome is Outcome.ERROR and number != 1 else WORDS[outcome]
+
+
 def _run(tally: Tally, end: RunEnd) -> list[tuple[str, str]]:
     start = tally.start
-    counts = [f"{number} {WORDS[outcome]}" for outcome in WORDS if (number := tally.total(outcome))]
+    counts = [f"{number} {_word(outcome, number)}" for outcome in WORDS if (number := tally.total(outcome))]
     not_run = f"; {len(tally.missing)} of {len(tally.planned)} did not run" if tally.missing else ""
     return [
         ("host", "sim (simulated)" if start.host == "sim" else word(start.host)),
