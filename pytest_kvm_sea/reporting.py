@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvm_sea import resume
-from pytest_kvm_sea.command_line import JSON
 from pytest_kvm_sea.options import settings
-from pytest_kvm_sea.reports.jsonl import JsonLines
+from pytest_kvm_sea.outputs import Output, make_outputs
 from pytest_kvm_sea.reports.record import (
     CollectionError,
     Outcome,
@@ -34,7 +33,7 @@ from pytest_kvm_sea.resume import Resume
 from pytest_kvm_sea.targets import properties_of, targets
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 REPORTING = "kvm-sea-reporting"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -42,32 +41,6 @@ PAYLOAD = "kvm_sea"
 """The attribute of a report that the plugin hangs what it knows of a test on; JSON, so that it leaves a worker."""
 _SECTIONS = ("Captured stdout", "Captured stderr", "Captured log")
 _WHEN = {"setup": "setup", "call": "call", "teardown": "teardown"}
-
-
-class Output:
-    """A sink, and what became of it: one that cannot be written is left alone, and told of at the end."""
-
-    def __init__(self, name: str, sink: Sink) -> None:
-        self.name = name
-        """The option and its file, for messages."""
-        self.problem = ""
-        self._sink: Sink | None = sink
-
-    def __call__(self, after: str, call: Callable[[Sink], None]) -> None:
-        """Do something with the sink; ``after``: the place in the run, for the message if it fails."""
-        if self._sink is None:
-            return
-        try:
-            call(self._sink)
-        except OSError as error:
-            self.problem = f"{self.name}: {error.strerror or error}; what was written ends before {after}"
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Leave the sink alone from here on."""
-        if self._sink is not None:
-            self._sink.abandon()
-            self._sink = None
 
 
 class Reporting:
@@ -251,29 +224,6 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     if not lines:
         return ""
     return lines[0] if crash is not None else lines[-1]
-
-
-def make_outputs(config: pytest.Config, found: Resume | None = None) -> list[Output]:
-    """What is to be written. Raises pytest.UsageError for a file that cannot be."""
-    chosen = settings(config)
-    outputs: list[Output] = []
-
-    def add(flag: str, path: Path | str | None, make: Callable[[], Sink]) -> None:
-        if path is None:
-            return
-        try:
-            outputs.append(Output(f"{flag}={path}", make()))
-        except OSError as error:
-            for output in outputs:
-                output.abandon()
-            raise pytest.UsageError(
-                f"{flag}: {path}: cannot be written: {error.strerror}; valid: a file in a directory that exists and"
-                " that you may write to"
-            ) from None
-
-    before = (found.earlier, found.now) if found else (None, None)
-    add(JSON.flag, chosen.json, lambda: JsonLines(cast("Path", chosen.json), *before))
-    return outputs
 
 
 def run_start(config: pytest.Config) -> RunStart:

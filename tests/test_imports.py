@@ -24,6 +24,7 @@ ORDER = (
     "storytelling",
     "reporting",
     "exit_codes",
+    "outputs",
     "resume",
     "injection",
     "providers",

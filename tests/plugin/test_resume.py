@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_kvm_sea import reporting
+from pytest_kvm_sea import outputs, reporting
 from pytest_kvm_sea.reports.jsonl_reader import RunFile, read
 from pytest_kvm_sea.reports.record import CollectionError, Outcome, Record, RunEnd, RunStart, TestId
 from pytest_kvm_sea.resume import WENT_DOWN
@@ -173,13 +173,11 @@ Run: TypeAlias = Callable[..., list[str]]
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest with some tests; gives what sinks are told."""
-    make = reporting.make_outputs
+    make = outputs.make_outputs
 
     def run(body: str, *arguments: str, status: int = 0) -> list[str]:
         sink = Sink()
-        monkeypatch.setattr(
-            reporting, "make_outputs", lambda *some: [*make(*some), reporting.Output("the test's", sink)]
-        )
+        monkeypatch.setattr(reporting, "make_outputs", lambda *some: [*make(*some), outputs.Output("the test's", sink)])
         pytester.makepyfile(test_x=body)
         assert pytester.runpytest_inprocess(*ARGUMENTS, *arguments, no_reraise_ctrlc=True).ret == status
         return sink.calls
