@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_BETWEEN = re.compile(r" \| (?=\[)")
+from pytest_kvm_sea.missing import causes
+
 _SHOWN = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
@@ -42,7 +42,7 @@ def lines(results: Iterable[Result]) -> list[str]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in found:
         if result.outcome in ("skipped", "xfailed"):
-            for reason in _BETWEEN.split(result.reason):
+            for reason in causes(result.reason):
                 groups.setdefault((result.outcome, reason), []).append(result)
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
     width = max((len(str(len(members))) for members in groups.values()), default=0)
