@@ -38,14 +38,25 @@ def finish(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     if problems:
         raise pytest.UsageError(*dict.fromkeys(problems))
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        target = callspec.params.get(TARGET) if callspec else None
-        if isinstance(target, Target):
-            item.user_properties += [
-                ("kvm_sea_host", target.host),
-                ("kvm_sea_platform", target.name),
-                ("kvm_sea_revision", target.revision),
-            ]
+        target = target_of(item)
+        if target is not None:
+            item.user_properties += properties(target)
+
+
+def target_of(item: pytest.Item) -> Target | None:
+    """What a test runs on; None for a test that is not ours."""
+    callspec = getattr(item, "callspec", None)
+    target = callspec.params.get(TARGET) if callspec else None
+    return target if isinstance(target, Target) else None
+
+
+def properties(target: Target) -> list[tuple[str, object]]:
+    """What reports say of the target that a test runs on."""
+    return [
+        ("kvm_sea_host", target.host),
+        ("kvm_sea_platform", target.name),
+        ("kvm_sea_revision", target.revision),
+    ]
 
 
 def _check_marks(metafunc: pytest.Metafunc) -> None:

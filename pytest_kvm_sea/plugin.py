@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvm_sea import command_line
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.gating.referee import Referee
     from pytest_kvm_sea.reporting import Reporting
     from pytest_kvm_sea.reports.summary import Result
 
@@ -21,6 +22,10 @@ MARKS = (
 )
 REPORTING = "kvm-sea-reporting"
 """The name that `reporting` registers its plugin by."""
+GATING = "kvm-sea-gating"
+"""The name that `gating.referee` registers its plugin by."""
+GATE_PAYLOAD = "kvm_sea_gate"
+"""Where `gating.worker` leaves what a worker of xdist has to tell."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -37,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_kvm_sea import reporting
 
         reporting.configure(config)
+        if _is_gated(config):
+            from pytest_kvm_sea.gating.configure import configure
+
+            configure(config)
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
@@ -92,10 +101,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     reporting: Reporting | None = session.config.pluginmanager.getplugin(REPORTING)
     if reporting is not None:
-        reporting.end(session, exitstatus)
+        referee: Referee | None = session.config.pluginmanager.getplugin(GATING)
+        reporting.end(session, int(session.exitstatus), referee.findings if referee else ())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker on another machine may have a gate of its own, by its environment, where this process has none.
+    if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in getattr(node, "workeroutput", ()):
+        from pytest_kvm_sea.gating import referee
+
+        referee.node_down(node)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -129,6 +148,13 @@ def _check(config: pytest.Config) -> None:
 
     if settings(config).platforms:
         targets(config)
+
+
+def _is_gated(config: pytest.Config) -> bool:
+    from pytest_kvm_sea.options import settings
+
+    chosen = settings(config)
+    return chosen.expect is not None or chosen.expect_write is not None
 
 
 def _result(outcome: str, report: object) -> Result | None:

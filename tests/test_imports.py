@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 ORDER = (
     "plugin",
+    "gating",
     "collection",
     "fixtures",
     "reporting",
@@ -33,6 +34,7 @@ ORDER = (
     "vmm",
     "ras",
     "guest",
+    "gate",
     "reports",
     "hosts",
     "sim",
@@ -66,7 +68,7 @@ FOR_TYPES = {("selftests", "fixtures")}
 PYTEST_SIDE = ORDER[: ORDER.index("expectations") + 1]
 """What is part of the plugin; all below is a library that knows nothing of pytest."""
 
-THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement"}, "capstone": {"arm64"}}
+THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement", "gate"}, "capstone": {"arm64"}}
 """Run-time dependencies, and who may use them."""
 
 HEAVY = {"yaml", "capstone", "ctypes", "difflib", "xdist"}
