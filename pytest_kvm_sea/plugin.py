@@ -26,6 +26,8 @@ GATING = "kvm-sea-gating"
 """The name that `gating.referee` registers its plugin by."""
 GATE_PAYLOAD = "kvm_sea_gate"
 """Where `gating.worker` leaves what a worker of xdist has to tell."""
+UNGATED: pytest.StashKey[list[str]] = pytest.StashKey()
+"""Workers of xdist that ended without a word of a gate, before any had one."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -114,7 +116,9 @@ def pytest_testnodedown(node: Any) -> None:
     if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in getattr(node, "workeroutput", ()):
         from pytest_kvm_sea.gating import referee
 
-        referee.node_down(node)
+        referee.node_down(node, node.config.stash.get(UNGATED, []))
+    else:
+        node.config.stash.setdefault(UNGATED, []).append(node.gateway.id)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -126,7 +126,7 @@ def _skips(seen: Seen) -> Iterator[str]:
             # Without an id or a target nothing but the test itself says which skip is meant.
             key = (name, "*") if name and skip.target else (ANY, portable(skip.nodeid))
             entry = entries.setdefault(key, _Entry())
-            entry.targets |= {skip.target} if skip.target else set()
+            entry.targets |= {skip.target} if skip.target and key[0] != ANY else set()
             entry.reasons[cause.removeprefix(f"[{key[0]}] ").strip() or "no reason was given"] = None
     yield "skips:\n" if entries else "skips: []\n"
     for (name, tests), entry in entries.items():

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 _WILD = {"*": ".*", "?": "."}
 
 
-def test_matches(pattern: str, nodeid: str) -> bool:
+def matches_test(pattern: str, nodeid: str) -> bool:
     """Whether a test is meant by a pattern: `FILE`, `FILE::TEST`, `FILE::CLASS`, `FILE::TEST[PARAMETERS]`.
 
     `*` is any text and `?` any character. FILE may leave out directories in front. As on pytest's command line, a

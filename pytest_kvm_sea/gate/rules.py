@@ -10,7 +10,7 @@ from typing import TypeAlias
 from pytest_kvm_sea.gate import kernels
 from pytest_kvm_sea.gate.errors import GateError
 from pytest_kvm_sea.gate.model import ANY, Expectations, Known, Promise, Skip
-from pytest_kvm_sea.gate.patterns import targets_match, test_matches
+from pytest_kvm_sea.gate.patterns import matches_test, targets_match
 from pytest_kvm_sea.platforms.errors import choices
 
 Entry: TypeAlias = "Promise | Skip | Known"
@@ -60,14 +60,14 @@ class Rules:
         """The entry that allows a skip with this id, which is empty where the reason has none."""
         for skip in self.given.skips:
             right_id = skip.id in (name, ANY)
-            if right_id and self.applies(skip, target) and (not skip.tests or test_matches(skip.tests, nodeid)):
+            if right_id and self.applies(skip, target) and (not skip.tests or matches_test(skip.tests, nodeid)):
                 return skip
         return None
 
     def known(self, nodeid: str, target: str | None, release: str) -> Known | None:
         """The entry that this failure is known by; ``release``: of the host's kernel, empty where there is none."""
         for known, kernel in self._known:
-            if release in kernel and self.applies(known, target) and test_matches(known.tests, nodeid):
+            if release in kernel and self.applies(known, target) and matches_test(known.tests, nodeid):
                 return known
         return None
 
@@ -116,7 +116,7 @@ class Rules:
             for entry in entries
             if entry.tests
             and (not entry.targets or any(self.applies(entry, target) for target in targets))
-            and not any(test_matches(entry.tests, nodeid) for nodeid in nodeids)
+            and not any(matches_test(entry.tests, nodeid) for nodeid in nodeids)
         ]
 
     def idle(self, targets: Sequence[str]) -> list[str]:

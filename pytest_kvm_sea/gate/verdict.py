@@ -94,8 +94,11 @@ class Verdict:
     """What was looked at, a line per file."""
 
 
-def judge_run(tallies: Mapping[str, Tally], lost: Iterable[str] = ()) -> Verdict:
-    """Judge what all processes have seen, by the name of the machine each ran on; ``lost``: processes that are gone."""
+def judge_run(tallies: Mapping[str, Tally], lost: Iterable[str] = (), ungated: Iterable[str] = ()) -> Verdict:
+    """Judge what all processes have seen, by the name of the machine each ran on.
+
+    ``lost``: processes that are gone; ``ungated``: those that have no file.
+    """
     findings: list[str] = []
     notes: list[str] = []
     summary: list[str] = []
@@ -110,6 +113,7 @@ def judge_run(tallies: Mapping[str, Tally], lost: Iterable[str] = ()) -> Verdict
             f"{_plural(tally.ran, 'test')} ran{wanted}, "
             f"{_plural(tally.skips, 'skip')} allowed, {_plural(tally.known, 'known failure')}"
         )
+    notes += [f"{name} has no file of expectations, so nothing that it ran was judged by one" for name in ungated]
     findings += [f"the worker {name} went down, and what it had seen with it" for name in lost]
     return Verdict(tuple(findings), tuple(notes), tuple(summary))
 

@@ -67,7 +67,7 @@ class Gate:
         if not session.testsfailed and not is_narrowed(self._config):
             names = [*(item.nodeid for item in items), *self._skipped_files]
             problems = self._rules.unknown_tests(names, [target.id for target in chosen])
-            if problems:
+            if problems and names:  # of nothing at all there is more to say than of one entry
                 raise pytest.UsageError(*problems)
         for item in items:
             self._mark_known(item)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ _ENDED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_T
 """Any other run was stopped, or did not begin, and is not green anyway."""
 
 
-def node_down(node: Any) -> None:
+def node_down(node: Any, ungated: list[str]) -> None:
     """A worker of xdist has ended. It may have a gate where this process has none: each machine its own.
+
+    ``ungated``: those that ended before, without a gate.
 
     Raises pytest.UsageError with what the worker found to be wrong with its file.
     """
     manager = node.config.pluginmanager
     referee: Referee | None = manager.getplugin(GATING)
     if referee is None:
-        referee = Referee(node.config, None, None)
+        referee = Referee(node.config, None, None, ungated)
         manager.register(referee, GATING)
     referee.hear(node.gateway.id, getattr(node, "workeroutput", None))
 
@@ -40,13 +42,20 @@ def node_down(node: Any) -> None:
 class Referee:
     """The pytest plugin. ``runner``: what ran the tests in this process, where it is not the controller of xdist."""
 
-    def __init__(self, config: pytest.Config, runner: Gate | Recorder | None, new: Path | None) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        runner: Gate | Recorder | None,
+        new: Path | None,
+        ungated: Sequence[str] = (),
+    ) -> None:
         self._config = config
         self._runner = runner
         self._new = new
         self._tallies: dict[str, Tally] = {}
         self._seen = Seen()
         self._lost: list[str] = []
+        self._ungated = list(ungated)
         self._verdict: Verdict | None = None
         self._written = ""
         self._problem = ""
@@ -62,6 +71,8 @@ class Referee:
             self._lost.append(worker)
             return
         told = output.get(PAYLOAD, {})
+        if not told:
+            self._ungated.append(worker)
         if problems := told.get("problems"):
             raise pytest.UsageError(*problems)
         if "tally" in told:
@@ -85,13 +96,13 @@ class Referee:
                 self._seen = self._runner.seen()
             self._write_first()
         elif self._runner is not None or self._tallies:
-            self._verdict = judge_run(self._by_machine(alone=alone), self._lost)
+            self._verdict = judge_run(self._by_machine(alone=alone), self._lost, self._ungated)
         if self.findings or self._problem:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _by_machine(self, *, alone: bool) -> dict[str, Tally]:
         if self._config.getoption("dist", "no") == "each" and not alone:
-            return self._tallies
+            return dict(sorted(self._tallies.items()))
         if self._tallies:
             return {"": add(self._tallies.values())}
         return {"": self._runner.tally()} if isinstance(self._runner, Gate) else {}
