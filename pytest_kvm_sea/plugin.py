@@ -40,22 +40,22 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if command_line.given(config):
-        _check(config)
-        from pytest_kvm_sea import reporting
+        try:
+            _configure(config)
+        except pytest.UsageError as error:
+            if not hasattr(config, "workerinput"):
+                raise
+            from pytest_kvm_sea.gating.worker import Refusal
 
-        reporting.configure(config)
-        if _is_gated(config):
-            from pytest_kvm_sea.gating.configure import configure
-
-            configure(config)
+            config.pluginmanager.register(Refusal(config, error), "kvm-sea-refusal")
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    if not command_line.given(config):
-        return None
+    if not command_line.given(config) or hasattr(config, "workerinput"):
+        return None  # nobody sees the header of a worker
     from pytest_kvm_sea.options import header
 
     return header(config)
@@ -145,20 +145,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
 
 
-def _check(config: pytest.Config) -> None:
+def _configure(config: pytest.Config) -> None:
     """What the user names is checked before anything runs, also where no test of ours will be collected."""
+    from pytest_kvm_sea import reporting
     from pytest_kvm_sea.options import settings
     from pytest_kvm_sea.targets import targets
 
-    if settings(config).platforms:
-        targets(config)
-
-
-def _is_gated(config: pytest.Config) -> bool:
-    from pytest_kvm_sea.options import settings
-
     chosen = settings(config)
-    return chosen.expect is not None or chosen.expect_write is not None
+    if chosen.platforms:
+        targets(config)
+    reporting.configure(config)
+    if chosen.expect is not None or chosen.expect_write is not None:
+        from pytest_kvm_sea.gating import configure
+
+        configure.configure(config)
 
 
 def _result(outcome: str, report: object) -> Result | None:

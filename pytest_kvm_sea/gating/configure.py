@@ -14,7 +14,7 @@ from pytest_kvm_sea.gate.rules import Rules
 from pytest_kvm_sea.gating.gate import Gate
 from pytest_kvm_sea.gating.recorder import Recorder
 from pytest_kvm_sea.gating.referee import GATING, NEEDS, Referee
-from pytest_kvm_sea.gating.worker import Refusal, Teller
+from pytest_kvm_sea.gating.worker import Teller
 from pytest_kvm_sea.options import Settings, settings
 from pytest_kvm_sea.platforms.loader import bundled_names, load_bundled
 from pytest_kvm_sea.targets import targets
@@ -25,18 +25,12 @@ RUNNER = "kvm-sea-gating-runner"
 
 
 def configure(config: pytest.Config) -> None:
-    """Register what the options ask for. Raises pytest.UsageError, in a worker only when the tests are collected."""
+    """Register what the options ask for. Raises pytest.UsageError."""
     chosen = settings(config)
     if chosen.expect is None and chosen.expect_write is None:
         return
     is_worker = hasattr(config, "workerinput")
-    try:
-        runner = _runner(config, chosen, is_worker=is_worker)
-    except pytest.UsageError as error:
-        if not is_worker:
-            raise
-        config.pluginmanager.register(Refusal(config, error), RUNNER)
-        return
+    runner = _runner(config, chosen, is_worker=is_worker)
     config.pluginmanager.register(runner, RUNNER)
     if is_worker:
         config.pluginmanager.register(Teller(config, runner), "kvm-sea-gating-teller")

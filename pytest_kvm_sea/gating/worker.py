@@ -24,14 +24,20 @@ def _tell(config: pytest.Config, what: dict[str, Any]) -> None:
 
 
 class Refusal:
-    """In place of a gate that cannot be: runs nothing, and says why."""
+    """In a worker whose options are wrong: collects nothing, runs nothing, and says why.
+
+    The options of a worker may be its own, by its environment (`--tx popen//env:NAME=VALUE`). Without this xdist takes
+    the error for a crash and starts the next worker, again and again.
+    """
 
     def __init__(self, config: pytest.Config, error: pytest.UsageError) -> None:
         self._config = config
         self._problems = [str(problem) for problem in error.args]
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.clear()
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        session.config.hook.pytest_collection_finish(session=session)
+        return True
 
     def pytest_sessionfinish(self) -> None:
         _tell(self._config, {"problems": self._problems})

@@ -110,6 +110,21 @@ def test_one_machine_with_a_bad_file(run: pytest.Pytester) -> None:
     assert "bad.yaml:1:10: version: 2 is not known; valid values: 1" in result.stderr.str()
 
 
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("KVM_SEA_PLATFORM=nonsense", "environment variable KVM_SEA_PLATFORM: 'nonsense': unknown platform; "),
+        ("KVM_SEA_EXPECT=absent/e.yaml", "absent/e.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_one_machine_with_a_bad_option(run: pytest.Pytester, variable: str, message: str) -> None:
+    # xdist takes the error for a crash, and would start workers that crash for ever.
+    result = workers(run, "--dist=each", f"--tx=popen//env:{variable}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert message in result.stderr.str()
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
 def test_a_first_file_from_two_workers(run: pytest.Pytester) -> None:
     options = ("-n2", PLATFORM, "--deselect=test_it.py::test_broken", "--deselect=test_it.py::test_crash")
     run.makepyfile(test_ours="def test_ours(kvm_sea_vm): ...")
