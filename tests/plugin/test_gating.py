@@ -319,6 +319,7 @@ def test_absent_tests_are_a_mistake_unless_the_run_was_narrowed(
 
 
 def test_a_file_that_cannot_be_collected_is_told_first(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_other=PASSES)
     result = gated(pytester, "import absent_module", known("test_it.py::test_x"))
     assert result.ret == 2
     assert "absent_module" in result.stdout.str()
