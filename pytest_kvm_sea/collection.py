@@ -38,10 +38,16 @@ def finish(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     if problems:
         raise pytest.UsageError(*dict.fromkeys(problems))
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        target = callspec.params.get(TARGET) if callspec else None
-        if isinstance(target, Target):
+        target = target_of(item)
+        if target is not None:
             item.user_properties += target.properties.items()
+
+
+def target_of(item: pytest.Item) -> Target | None:
+    """What a test runs on; None for a test that is not ours."""
+    callspec = getattr(item, "callspec", None)
+    target = callspec.params.get(TARGET) if callspec else None
+    return target if isinstance(target, Target) else None
 
 
 def _check_marks(metafunc: pytest.Metafunc) -> None:

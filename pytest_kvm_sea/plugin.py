@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvm_sea import command_line
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.gating.referee import Referee
     from pytest_kvm_sea.reporting import Reporting
     from pytest_kvm_sea.reports.summary import Result
 
@@ -22,6 +23,12 @@ MARKS = (
 )
 REPORTING = "kvm-sea-reporting"
 """The name that `reporting` registers its plugin by."""
+GATING = "kvm-sea-gating"
+"""The name that `gating.referee` registers its plugin by."""
+GATE_PAYLOAD = "kvm_sea_gate"
+"""Where `gating.worker` leaves what a worker of xdist has to tell."""
+UNGATED: pytest.StashKey[list[str]] = pytest.StashKey()
+"""Workers of xdist that ended without a word of a gate, before any had one."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -44,10 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if command_line.given(config):
-        _check(config)
-        from pytest_kvm_sea import reporting
+        try:
+            _configure(config)
+        except pytest.UsageError as error:
+            if not hasattr(config, "workerinput"):
+                raise
+            from pytest_kvm_sea.gating.worker import Refusal
 
-        reporting.configure(config)
+            config.pluginmanager.register(Refusal(config, error), "kvm-sea-refusal")
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
@@ -64,8 +75,8 @@ def pytest_kvm_sea_command(config: pytest.Config) -> int | None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    if not command_line.given(config):
-        return None
+    if not command_line.given(config) or hasattr(config, "workerinput"):
+        return None  # nobody sees the header of a worker
     from pytest_kvm_sea.options import header
 
     return header(config)
@@ -125,10 +136,22 @@ def _spare_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     reporting: Reporting | None = session.config.pluginmanager.getplugin(REPORTING)
     if reporting is not None:
-        reporting.end(session, exitstatus)
+        referee: Referee | None = session.config.pluginmanager.getplugin(GATING)
+        reporting.end(session, int(session.exitstatus), referee.findings if referee else ())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker on another machine may have a gate of its own, by its environment, where this process has none.
+    if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in getattr(node, "workeroutput", ()):
+        from pytest_kvm_sea.gating import referee
+
+        referee.node_down(node, node.config.stash.get(UNGATED, []))
+    else:
+        node.config.stash.setdefault(UNGATED, []).append(node.gateway.id)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -155,13 +178,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
 
 
-def _check(config: pytest.Config) -> None:
+def _configure(config: pytest.Config) -> None:
     """What the user names is checked before anything runs, also where no test of ours will be collected."""
+    from pytest_kvm_sea import reporting
     from pytest_kvm_sea.options import settings
     from pytest_kvm_sea.targets import targets
 
-    if settings(config).platforms:
+    chosen = settings(config)
+    if chosen.platforms:
         targets(config)
+    reporting.configure(config)
+    if chosen.expect is not None or chosen.expect_write is not None:
+        from pytest_kvm_sea.gating import configure
+
+        configure.configure(config)
 
 
 def _result(outcome: str, report: object) -> Result | None:

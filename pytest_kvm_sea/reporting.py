@@ -132,11 +132,14 @@ class Reporting:
         self._broken = True
         self._stopped = f"internal error: {excinfo.exconly()}"
 
-    def end(self, session: pytest.Session, exit_status: int) -> None:
-        """The run is over. A report that was lost makes a run that was green fail: somebody counts on it."""
+    def end(self, session: pytest.Session, exit_status: int, findings: Sequence[str] = ()) -> None:
+        """The run is over; ``findings``: what the gate says of all of it.
+
+        A report that was lost makes a run that was green fail: somebody counts on it.
+        """
         self._plan()
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
-        run = RunEnd(time.time(), exit_status, stopped, self._broken)
+        run = RunEnd(time.time(), exit_status, stopped, self._broken, findings)
         if self._resume is not None:
             run = self._resume.end(run, self._planned, tuple(self._errors.values()))
             session.exitstatus = run.exit_status

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -11,16 +13,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from pytest_kvm_sea import command_line, plugin
+from pytest_kvm_sea.gate import verdict
+from pytest_kvm_sea.gate.loader import parse
+from pytest_kvm_sea.gate.model import Expectations, Known, Promise, Skip
+from pytest_kvm_sea.gating import gate as gating_gate
+from pytest_kvm_sea.gating import promises
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
 from pytest_kvm_sea.reports import trace
 from pytest_kvm_sea.requirements import REQUIREMENTS
 
 DOCS = Path(__file__).parents[1] / "docs"
+SAID = ("but absent", "which needs it", "unexpected pass", "nothing ran", "tests were to run", "went down")
+"""What the gate may say; all of it is in the table of docs/gate.md."""
 
 
 def text(name: str) -> str:
@@ -83,6 +93,31 @@ def test_yaml_example(tmp_path: Path) -> None:
     file.write_text(block("platforms.md", "yaml"))
     platform = load_platform(file)
     assert (platform.name, platform.kernel.page_size, platform.cpu.sea_far) == ("my-server", 65536, False)
+
+
+def test_the_file_of_expectations(tmp_path: Path) -> None:
+    needs = {name: requirement.needs for name, requirement in REQUIREMENTS.items()}
+    rules = parse(block("gate.md", "yaml"), "gate.md", needs)
+    rules.check_targets(["linux-mainline"], [])
+    assert rules.known("x/test_vcpu_events.py::test_refused_as_a_whole[linux-mainline]", "linux-mainline", "6.17.3")
+
+
+def test_every_key_of_expectations_is_listed() -> None:
+    listed = set(re.findall(r"`([a-z_.]+)`", " ".join(re.findall(r"^\| (`.*?) \|", text("gate.md"), re.MULTILINE))))
+    keys = {item.name for item in dataclasses.fields(Expectations)}
+    for name, entry in (("promises", Promise), ("skips", Skip), ("known", Known)):
+        keys |= {f"{name}.{item.name}" for item in dataclasses.fields(entry) if item.name != "line"}
+    assert listed == keys
+
+
+@pytest.mark.parametrize("module", [verdict, gating_gate, promises])
+def test_what_the_gate_says_is_explained(module: ModuleType) -> None:
+    source = inspect.getsource(module)
+    said = [words for words in SAID if words in source]
+    assert said
+    table = text("gate.md").partition("| it says |")[2]
+    for words in said:
+        assert words in table
 
 
 def test_every_bundled_platform_is_listed() -> None:

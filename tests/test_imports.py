@@ -19,6 +19,7 @@ ORDER = (
     "kselftest",
     "plugin",
     "commands",
+    "gating",
     "collection",
     "fixtures",
     "storytelling",
@@ -40,6 +41,7 @@ ORDER = (
     "vmm",
     "ras",
     "guest",
+    "gate",
     "reports",
     "hosts",
     "sim",
@@ -73,7 +75,7 @@ FOR_TYPES = {("selftests", "fixtures")}
 PYTEST_SIDE = ORDER[: ORDER.index("expectations") + 1]
 """What is part of the plugin; all below is a library that knows nothing of pytest."""
 
-THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement"}, "capstone": {"arm64"}}
+THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement", "gate"}, "capstone": {"arm64"}}
 """Run-time dependencies, and who may use them."""
 
 HEAVY = {"yaml", "capstone", "ctypes", "difflib", "xdist"}
