@@ -8,6 +8,7 @@ is in `options`, which is imported when a value is given or a fixture asks.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -170,3 +171,11 @@ def given(config: pytest.Config) -> bool:
         or (not option.command and (option.variable in os.environ or config.getini(option.dest)))
         for option in OPTIONS
     )
+
+
+def takes_stdout(early_config: pytest.Config) -> bool:
+    """Whether a report goes to standard output; before the command line is parsed for good."""
+    value = getattr(early_config.known_args_namespace, KTAP.dest, None)
+    if value is None:
+        value = os.environ.get(KTAP.variable)
+    return bool((early_config.getini(KTAP.dest) if value is None else value) == STDOUT and sys.stdout is not None)

@@ -7,14 +7,23 @@ reports of all.
 
 from __future__ import annotations
 
+import ast
+import io
+import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_kvm_sea import standard_output
+from pytest_kvm_sea.command_line import KTAP, STDOUT
+from pytest_kvm_sea.file_names import stable_names
 from pytest_kvm_sea.options import settings
+from pytest_kvm_sea.reports.ktap import Ktap
+from pytest_kvm_sea.reports.ktap_lines import STYLES, TAP13
 from pytest_kvm_sea.reports.record import (
     CollectionError,
     Outcome,
@@ -25,9 +34,6 @@ from pytest_kvm_sea.reports.record import (
     Subtest,
     TestId,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REPORTING = "kvm-sea-reporting"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -73,6 +79,7 @@ class Reporting:
         self._subtests: dict[TestId, list[Subtest]] = {}
         self._stopped = ""
         self._broken = False
+        self._told = False
 
     def _send(self, after: str, call: Callable[[Sink], None]) -> None:
         for output in self._outputs:
@@ -147,6 +154,8 @@ class Reporting:
         """The run is over. A report that was lost makes a run that was green fail: somebody counts on it."""
         self._plan()
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
+        if not stopped and self._config.option.collectonly:
+            stopped = "--collect-only"
         run = RunEnd(time.time(), exit_status, stopped, self._broken)
         self._send("the end", lambda sink: sink.end(run))
         if self.problems and exit_status == pytest.ExitCode.OK:
@@ -156,6 +165,12 @@ class Reporting:
     def problems(self) -> list[str]:
         """Reports that could not be written to their end, a line each."""
         return [output.problem for output in self._outputs if output.problem]
+
+    def take_problems(self) -> list[str]:
+        """The problems, once: for the first who can show them."""
+        problems = [] if self._told else self.problems
+        self._told = True
+        return problems
 
 
 def make_record(test: TestId, phases: Sequence[pytest.TestReport], subtests: Sequence[Subtest], worker: str) -> Record:
@@ -209,9 +224,19 @@ def _mild(phase: pytest.TestReport) -> Outcome:
 def _subtest(report: Any) -> Subtest:
     context = report.context
     parts = [str(context.msg)] if context.msg is not None else []
-    parts += [f"{name}={value}" for name, value in (context.kwargs or {}).items()]
+    parts += [f"{name}={_unquoted(str(value))}" for name, value in (context.kwargs or {}).items()]
     outcome = Outcome.FAIL if report.failed else _mild(report) if report.skipped else Outcome.PASS
     return Subtest(" ".join(parts) or "subtest", outcome, reason(report), _message(report) if report.failed else "")
+
+
+def _unquoted(value: str) -> str:
+    """pytest gives values of subtests as repr() has them, and once more so after their way from a worker of xdist."""
+    while value[:1] in ("'", '"'):
+        try:
+            value = str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):  # cut short by pytest, or not all of it a literal
+            break
+    return value
 
 
 def reason(report: pytest.TestReport) -> str:
@@ -250,8 +275,18 @@ def make_outputs(config: pytest.Config) -> list[Output]:
                 " that you may write to"
             ) from None
 
-    _ = chosen
+    add(KTAP.flag, chosen.ktap, lambda: _ktap(config))
     return outputs
+
+
+def _ktap(config: pytest.Config) -> Sink:
+    chosen = settings(config)
+    assert chosen.ktap is not None
+    style = STYLES[chosen.ktap_mode]
+    out = standard_output.kept(config) if chosen.ktap == Path(STDOUT) else io.FileIO(chosen.ktap, "w")
+    # The kernel's C tests leave the header out inside of another test, which has printed one.
+    header = style.header == TAP13 or "KSFT_TAP_LEVEL" not in os.environ
+    return Ktap(out, style, header=header, file_name=stable_names(config), gate=chosen.expect is not None)
 
 
 def configure(config: pytest.Config) -> None:

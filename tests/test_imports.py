@@ -20,6 +20,8 @@ ORDER = (
     "collection",
     "fixtures",
     "reporting",
+    "standard_output",
+    "file_names",
     "injection",
     "providers",
     "targets",
