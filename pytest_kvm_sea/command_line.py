@@ -8,7 +8,6 @@ is in `options`, which is imported when a value is given or a fixture asks.
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -178,4 +177,6 @@ def takes_stdout(early_config: pytest.Config) -> bool:
     value = getattr(early_config.known_args_namespace, KTAP.dest, None)
     if value is None:
         value = os.environ.get(KTAP.variable)
-    return bool((early_config.getini(KTAP.dest) if value is None else value) == STDOUT and sys.stdout is not None)
+    if value is None:
+        value = early_config.getini(KTAP.dest)
+    return bool(value == STDOUT)

@@ -256,7 +256,7 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     lines = text.splitlines()
     if not lines:
         return ""
-    return lines[0] if crash is not None else lines[-1]
+    return lines[0] if crash is not None else lines[-1].removeprefix("E  ").strip()
 
 
 def make_outputs(config: pytest.Config) -> list[Output]:

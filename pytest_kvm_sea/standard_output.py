@@ -6,9 +6,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import pytest
+
+from pytest_kvm_sea.command_line import KTAP
 
 _KEPT: pytest.StashKey[io.RawIOBase] = pytest.StashKey()
 
@@ -31,7 +34,11 @@ def keep(config: pytest.Config) -> None:
 def _move_descriptor(config: pytest.Config) -> None:
     saved = os.dup(1)
     config.stash[_KEPT] = io.FileIO(os.dup(saved), "w")
-    os.dup2(2, 1)
+    if sys.stderr is None:  # closed, and the number 2 is now anybody's
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 1)
+    else:
+        os.dup2(2, 1)
 
     def give_back() -> None:
         sys.stdout.flush()
@@ -45,8 +52,8 @@ def kept(config: pytest.Config) -> io.RawIOBase:
     """What was standard output. Raises pytest.UsageError if it was not kept."""
     if _KEPT not in config.stash:
         raise pytest.UsageError(
-            "standard output is closed, or this plugin was loaded too late to keep it for a report; open it, load the "
-            "plugin by its entry point or with -p pytest_kvm_sea.plugin, or name a file"
+            f"{KTAP.flag}=-: the plugin was loaded too late to keep standard output for a report; load it by its entry "
+            "point or with -p pytest_kvm_sea.plugin, or name a file"
         )
     return config.stash[_KEPT]
 

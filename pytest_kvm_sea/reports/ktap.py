@@ -98,7 +98,7 @@ class Ktap:
         self._write(self._ready())
 
     def end(self, run: RunEnd) -> None:
-        ending = Ending(run, self._running, self._ran, self._strays)
+        ending = Ending(run, bool(self._steps), self._running, self._ran, self._strays)
         if not self._steps:
             if not ending.problem:
                 self._finish(["1..0 # SKIP no test was selected", self._about])
@@ -111,7 +111,7 @@ class Ktap:
         self._end_last(ending)
         lines = self._ready(everything=True)
         if missing:
-            lines.append(ktap_text.comment(f"{len(missing)} of the tests have no result: {ending.why}"))
+            lines.append(ktap_text.comment(f"tests without a result: {len(missing)} ({ending.why})"))
         self._finish([*lines, ktap_lines.totals(self._totals)])
 
     def abandon(self) -> None:

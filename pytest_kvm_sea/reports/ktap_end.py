@@ -17,6 +17,8 @@ from pytest_kvm_sea.reports.record import Outcome, Record, RunEnd, TestId
 RUN = "run"
 """The name of the only line of a run that broke before anything was planned."""
 NOT_RUN = "[not-run]"
+_OK, _NO_TESTS = 0, 5
+"""Exit statuses of pytest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Ending:
     """A run that is over."""
 
     run: RunEnd
+    planned: bool
+    """Whether there was anything to do."""
     running: Collection[TestId]
     """Tests that began and did not end."""
     ran: int
@@ -35,21 +39,25 @@ class Ending:
     def why(self) -> str:
         """Why tests have no result. Without what xdist alone puts before it."""
         if not self.run.stopped:
-            return "no result came"
+            good = self.run.exit_status in (_OK, _NO_TESTS)
+            return "no result came" if good else f"pytest ended with status {self.run.exit_status}"
         return self.run.stopped if self.run.broken else self.run.stopped.removeprefix("interrupted: ")
 
     @property
     def problem(self) -> str:
         """What is wrong with the run as a whole, or nothing."""
         bad = [record for record in self.strays if record.outcome.is_bad]
-        parts = [f"the run broke: {self.why}"] if self.run.broken else []
+        nothing_else = not self.planned and not self.run.findings
+        broke = self.run.broken or (nothing_else and self.run.exit_status not in (_OK, _NO_TESTS))
+        parts = [f"the run broke: {self.why}"] if broke else []
         parts += [f"tests that were not planned failed: {', '.join(str(record.test) for record in bad)}"] if bad else []
         return "; ".join([*parts, *self.run.findings])
 
     def no_result(self, slot: Slot, style: Style) -> Block:
         """The line of a test that has none."""
-        results_stopped_it = bool(self.run.stopped) and not self.run.broken and self.ran > 0
-        if results_stopped_it:
+        # Where no test ran at all and pytest is not content, somebody has to look.
+        on_purpose = self.ran > 0 or self.run.exit_status == _OK
+        if self.run.stopped and not self.run.broken and on_purpose:
             return of_run(slot.number, slot.name, Outcome.SKIP, f"{NOT_RUN} {self.why}", style)
         how = "unfinished" if slot.test in self.running else "not run"
         return of_run(slot.number, slot.name, Outcome.ERROR, f"{how}: {self.why}", style)

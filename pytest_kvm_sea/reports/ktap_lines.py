@@ -131,9 +131,11 @@ def totals(outcomes: Mapping[Outcome, int]) -> str:
 
 
 def _failure(record: Record, place: str) -> Iterator[str]:
+    message, detail = (_CHANCE.sub("", text).strip() for text in (record.message, record.detail))
     what = "timed out" if record.outcome is Outcome.TIMEOUT else "failed"
-    yield ktap_text.comment(f"{what} in {place}: {_CHANCE.sub('', record.message)}")
-    yield from ktap_text.quoted(_CHANCE.sub("", record.detail), ktap_text.DETAIL)
+    yield ktap_text.comment(f"{what} in {place}: {message}" if record.phase != "crash" else f"crashed: {message}")
+    if detail != message:
+        yield from ktap_text.quoted(detail, ktap_text.DETAIL)
     for title, text in record.output.items():
         yield ktap_text.comment(f"{title}:")
         yield from ktap_text.quoted(text, ktap_text.OUTPUT)

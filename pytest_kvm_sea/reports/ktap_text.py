@@ -7,6 +7,7 @@ A file is ASCII: it goes over serial lines, and through parsers that read it in 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -46,14 +47,26 @@ def _byte(character: str) -> str:
 
 def plain(text: str, limit: int = LINE) -> str:
     """One line of ASCII, with what is not printable as in a Python literal, and what is beyond the limit counted."""
-    kept, rest = text[:limit], text[limit:]
-    line = _END_OF_LOG.sub(lambda found: found[0].replace(":", _byte(":")), _UNPRINTABLE.sub(_escaped, kept))
-    return f"{line} ... cut {_size(rest)} bytes" if rest else line.rstrip()
+    kept = _fitting_escaped(text, limit)
+    line = _END_OF_LOG.sub(lambda found: found[0].replace(":", _byte(":")), _UNPRINTABLE.sub(_escaped, text[:kept]))
+    return f"{line} ... cut {_size(text[kept:])} bytes" if kept < len(text) else line.rstrip()
+
+
+def _fitting_escaped(text: str, limit: int) -> int:
+    """How many characters of a text are within the limit when they are escaped."""
+    kept = min(len(text), limit)
+    total = kept
+    for found in _UNPRINTABLE.finditer(text[:kept]):
+        total += len(_escaped(found)) - 1
+    while total > limit:
+        kept -= 1
+        total -= len(_UNPRINTABLE.sub(_escaped, text[kept]))
+    return kept
 
 
 def name(text: str) -> str:
     """The name of a test or a file: nothing in it is a directive, a comment or a separator."""
-    cleaned = plain(text, len(text)).strip().replace("#", _byte("#"))
+    cleaned = plain(text, sys.maxsize).strip().replace("#", _byte("#"))
     return _MARK.sub(lambda found: _byte(found[0]), cleaned) or "(no name)"
 
 
