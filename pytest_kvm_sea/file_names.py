@@ -25,23 +25,25 @@ def stable_names(config: pytest.Config) -> Callable[[str], str]:
 
     @functools.cache
     def stable(file: str) -> str:
-        if (root / file).exists() and not _is_package(root):
+        if file and (root / file).exists() and not _is_package(root):
             return _BEFORE.sub("", file)
-        places = (directory / file for directory in (root, *_started_from(config)))
-        found = next((path for path in places if path.exists()), None)
+        directories = (path if path.is_dir() else path.parent for path in (root, *_arguments(config)))
+        # An argument that is a file is nothing but `::test_x` in node ids.
+        places = (directory / file for directory in directories) if file else _arguments(config)
+        found = next((path for path in places if path.is_file()), None)
         return _BEFORE.sub("", file) if found is None else _in_package(found)
 
     return stable
 
 
-def _started_from(config: pytest.Config) -> Iterator[Path]:
-    """The directories of pytest's arguments, which node ids outside of the root directory are relative to."""
+def _arguments(config: pytest.Config) -> Iterator[Path]:
+    """The files and directories that pytest was started with: node ids outside of its root are relative to them."""
     for argument in config.args:
         name = re.split(r"::|\[", argument, maxsplit=1)[0]
         path = config.invocation_params.dir / name
         if not path.exists() and config.option.pyargs:
             path = _module(name) or path
-        yield path if path.is_dir() else path.parent
+        yield path
 
 
 def _module(name: str) -> Path | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -58,7 +59,8 @@ def nested_plan(
 ) -> Group:
     """By file and test, and with `--dist each` by host before that. The top of the tree, which has no result itself.
 
-    What could not be collected comes first, by name: its order is no property of the run under xdist. The gate is last.
+    What could not be collected comes first, by name, and hosts by number: their order is no property of the run under
+    xdist. The gate is last.
     """
     top = _Branch(Group(""), Names(GATE))
     files = {(test.host, test.file) for test in tests}
@@ -69,7 +71,7 @@ def nested_plan(
             branch.add(Slot(ktap_text.name(rest or "collection"), error=error))
         else:
             top.add(Slot(ktap_text.name(file_name(file) + error.nodeid[len(file) :] or "collection"), error=error))
-    for test in tests:
+    for test in sorted(tests, key=_host):
         branch = top.branch(f"{test.host}:", test.host) if test.host else top
         branch.branch(test.file, file_name(test.file)).add(Slot(ktap_text.name(test.name), test))
     return _finished(top.group, gate=gate)
@@ -82,7 +84,7 @@ def flat_plan(tests: Sequence[TestId], errors: Sequence[CollectionError], file_n
         Slot(names.unique(dotted(TestId(error.nodeid), file_name)), error=error)
         for error in sorted(errors, key=_nodeid)
     ]
-    slots += (Slot(names.unique(dotted(test, file_name)), test) for test in tests)
+    slots += (Slot(names.unique(dotted(test, file_name)), test) for test in sorted(tests, key=_host))
     return _finished(Group("", [*slots]), gate=gate)
 
 
@@ -112,6 +114,11 @@ def _finished(top: Group, *, gate: bool) -> Group:
         top.children.append(Slot(GATE))
     _number(top, -1)
     return top
+
+
+def _host(test: TestId) -> list[tuple[int, str]]:
+    """In the order of their numbers: xdist tells of each host when that has collected."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", test.host)]
 
 
 def _nodeid(error: CollectionError) -> str:

@@ -334,6 +334,11 @@ def test_hosts_are_outermost() -> None:
     assert flat[3].name == "gw1.d.test_a.test_x.sim-1"
 
 
+def test_hosts_are_in_the_order_of_their_numbers() -> None:
+    tests = [TestId(TESTS[0], host) for host in ("gw10", "gw2", "gw1")]
+    assert [host.name for host in Reader(write(tests, map(record, tests))).top] == ["gw1", "gw2", "gw10"]
+
+
 def test_a_worker_that_replaces_a_crashed_one_goes_on_for_it() -> None:
     records = [record(BOTH[0], Outcome.ERROR, phase="crash", message="worker 'gw0' crashed"), *map(record, BOTH[3:])]
     records += [record(TestId(test, "gw2")) for test in TESTS[1:]]
