@@ -33,6 +33,12 @@ def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> No
     result.assert_outcomes(passed=tests)
 
 
+def test_ktap_example(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_example=block("ktap.md", "python"))
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone", "--kvm-sea-ktap=out")
+    assert (pytester.path / "out").read_text() == block("ktap.md", "ktap")
+
+
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(block("fixtures.md", "python"))
     outcomes = pytester.runpytest_inprocess("-p", "no:cacheprovider").parseoutcomes()

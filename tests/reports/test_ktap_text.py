@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kvm_sea.reports import ktap_text
@@ -87,6 +87,7 @@ def file_of(some: Sequence[Record], mode: str) -> str:
     return write([one.test.nodeid for one in some], some, RunEnd(1.0, 1), mode=mode)
 
 
+@settings(max_examples=50)
 @given(records())
 def test_nested(some: list[Record]) -> None:
     reader = Reader(file_of(some, "nested"))
@@ -99,6 +100,7 @@ def test_nested(some: list[Record]) -> None:
         assert len({file.name, *(test.name for test in file.children)}) == len(members) + 1
 
 
+@settings(max_examples=50)
 @given(records(), st.sampled_from(["flat", "tap13"]))
 def test_flat(some: list[Record], mode: str) -> None:
     reader = Reader(file_of(some, mode), STYLES[mode].header)
@@ -106,6 +108,7 @@ def test_flat(some: list[Record], mode: str) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", test.name) for test in reader.top)
 
 
+@settings(max_examples=50)
 @given(records())
 def test_as_lkft_reads_it(some: list[Record]) -> None:
     words = {Outcome.SKIP: "skip"} | {outcome: "fail" for outcome in Outcome if outcome.is_bad}
@@ -119,6 +122,7 @@ def test_as_lkft_reads_it(some: list[Record]) -> None:
     assert not any(found.children for found in runner.children)
 
 
+@settings(max_examples=50)
 @given(records())
 def test_as_lkft_reads_what_is_nested(some: list[Record]) -> None:
     """Without levels: every line of result is one, and nothing else is."""
@@ -128,6 +132,7 @@ def test_as_lkft_reads_what_is_nested(some: list[Record]) -> None:
     assert not any(found.children for found in runner.children)
 
 
+@settings(max_examples=50)
 @given(records(), st.randoms())
 def test_order_of_results_does_not_matter(some: list[Record], random: object) -> None:
     shuffled = list(some)
