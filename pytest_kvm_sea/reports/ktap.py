@@ -37,10 +37,8 @@ class Ktap:
     ) -> None:
         """``out`` is closed at the end.
 
-        ``header``: whether the file begins with the version. ``file_name``: the
-        name of a file, from its path in node ids.
-
-        ``gate``: whether a line is for what `RunEnd.findings` says.
+        ``header``: whether the file begins with the version. ``file_name``: the name of a file, from its path in node
+        ids. ``gate``: whether a line is for what `RunEnd.findings` says.
         """
         self._out = out
         self._style = style
@@ -61,9 +59,10 @@ class Ktap:
         self._totals: Counter[Outcome] = Counter()
         self._running: set[TestId] = set()
         self._hosts = Hosts(())
-        self._ran = 0
-        self._strays: list[Record] = []
-        """Results that nobody planned."""
+        self._failed = False
+        """Whether any test has."""
+        self._strays: list[TestId] = []
+        """Tests that nobody planned, and that failed."""
 
     # The run
 
@@ -89,16 +88,16 @@ class Ktap:
         test = self._hosts.planned(record)
         self._running.discard(test)
         slots = self._slots.get(test)
+        self._failed |= record.outcome.is_bad
         if not slots:
-            self._strays.append(record)
+            self._strays += [test] if record.outcome.is_bad else []
             return
-        self._ran += 1
         slot = slots.popleft()
         self._blocks[slot] = ktap_lines.of_record(slot.number, slot.name, record, self._style)
         self._write(self._ready())
 
     def end(self, run: RunEnd) -> None:
-        ending = Ending(run, bool(self._steps), self._running, self._ran, self._strays)
+        ending = Ending(run, bool(self._steps), self._failed, self._running, self._strays)
         if not self._steps:
             if not ending.problem:
                 self._finish(["1..0 # SKIP no test was selected", self._about])

@@ -28,12 +28,12 @@ class Ending:
     run: RunEnd
     planned: bool
     """Whether there was anything to do."""
+    failed: bool
+    """Whether any test has."""
     running: Collection[TestId]
     """Tests that began and did not end."""
-    ran: int
-    """How many tests have a result."""
-    strays: Sequence[Record]
-    """Results of tests that nobody planned."""
+    strays: Sequence[TestId]
+    """Tests that nobody planned, and that failed."""
 
     @property
     def why(self) -> str:
@@ -46,17 +46,17 @@ class Ending:
     @property
     def problem(self) -> str:
         """What is wrong with the run as a whole, or nothing."""
-        bad = [record for record in self.strays if record.outcome.is_bad]
         nothing_else = not self.planned and not self.run.findings
         broke = self.run.broken or (nothing_else and self.run.exit_status not in (_OK, _NO_TESTS))
         parts = [f"the run broke: {self.why}"] if broke else []
-        parts += [f"tests that were not planned failed: {', '.join(str(record.test) for record in bad)}"] if bad else []
+        if self.strays:
+            parts.append(f"tests that were not planned failed: {', '.join(map(str, self.strays))}")
         return "; ".join([*parts, *self.run.findings])
 
     def no_result(self, slot: Slot, style: Style) -> Block:
         """The line of a test that has none."""
-        # Where no test ran at all and pytest is not content, somebody has to look.
-        on_purpose = self.ran > 0 or self.run.exit_status == _OK
+        # Where nothing failed and pytest is not content all the same, a skip would make the file green.
+        on_purpose = self.failed or self.run.exit_status == _OK
         if self.run.stopped and not self.run.broken and on_purpose:
             return of_run(slot.number, slot.name, Outcome.SKIP, f"{NOT_RUN} {self.why}", style)
         how = "unfinished" if slot.test in self.running else "not run"

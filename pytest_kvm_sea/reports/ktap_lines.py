@@ -134,7 +134,7 @@ def _failure(record: Record, place: str) -> Iterator[str]:
     message, detail = (_CHANCE.sub("", text).strip() for text in (record.message, record.detail))
     what = "timed out" if record.outcome is Outcome.TIMEOUT else "failed"
     yield ktap_text.comment(f"{what} in {place}: {message}" if record.phase != "crash" else f"crashed: {message}")
-    if detail != message:
+    if not message.endswith(detail):
         yield from ktap_text.quoted(detail, ktap_text.DETAIL)
     for title, text in record.output.items():
         yield ktap_text.comment(f"{title}:")

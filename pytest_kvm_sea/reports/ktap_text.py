@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 LINE = 400
-"""Characters of one line of diagnostics."""
+"""Characters of others in one line."""
 
 
 class Limit(NamedTuple):
@@ -26,8 +26,6 @@ DETAIL = Limit(8192, 120)
 """Of what pytest tells of a failure."""
 OUTPUT = Limit(2048, 40)
 """Of each section of captured output."""
-REASON = 300
-"""Characters of a reason on a result line."""
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _END_OF_LOG = re.compile(r"List of all partitions:|Kernel panic - not syncing: VFS:|reboot: System halted")
@@ -70,9 +68,9 @@ def name(text: str) -> str:
     return _MARK.sub(lambda found: _byte(found[0]), cleaned) or "(no name)"
 
 
-def reason(text: str, limit: int = REASON) -> str:
+def reason(text: str) -> str:
     """What stands after a directive. A second `#` in the line could be taken for the directive."""
-    return re.sub(r"#(?=\s|$)", r"\\#", plain(" ".join(text.split()), limit))
+    return re.sub(r"#(?=\s|$)", r"\\#", plain(" ".join(text.split())))
 
 
 def comment(text: str) -> str:

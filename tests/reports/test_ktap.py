@@ -277,6 +277,13 @@ def test_results_that_never_came() -> None:
     assert found[-1] == (Outcome.ERROR, "not run: no result came")
 
 
+@pytest.mark.parametrize("mode", STYLES)
+def test_stopped_without_a_failure(mode: str) -> None:
+    """By a plugin that had enough: a skip would make the whole green."""
+    text = write(TESTS, map(record, TESTS[:2]), RunEnd(1.0, 2, "interrupted: out of time"), mode=mode)
+    assert results(Reader(text, STYLES[mode].header).top)[-1] == (Outcome.ERROR, "not run: out of time")
+
+
 def test_only_collected() -> None:
     found = results(Reader(write(TESTS, [], RunEnd(1.0, 0, "--collect-only"))).top)
     assert set(found) == {(Outcome.SKIP, "[not-run] --collect-only")}
