@@ -219,6 +219,16 @@ def test_standard_output_of_another_program(pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*1 failed, 1 passed in *"])
 
 
+def test_standard_output_is_given_back(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    program = "import pytest; pytest.main(['-q', '--kvm-sea-ktap=-']); print('after', flush=True)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    before, _, after = done.stdout.rpartition("after\n")
+    assert not after
+    assert Reader(before).counts() == {Outcome.PASS: 1}
+    assert "1 passed in" in done.stderr
+
+
 def test_standard_output_chosen_in_the_environment_or_the_ini_file(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
