@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,16 @@ IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     command_line.add(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    # The outermost wrapper, so that it comes before that of pytest's capture.
+    if command_line.takes_stdout(early_config):
+        from pytest_kvm_sea import standard_output
+
+        standard_output.keep(early_config)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -155,6 +166,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    reporting: Reporting | None = config.pluginmanager.getplugin(REPORTING)
+    if reporting is not None:
+        for problem in reporting.take_problems():  # no terminal has shown them
+            sys.stderr.write(f"kvm-sea: {problem}\n")
     if config.stash.get(IN_USE, False):
         gc.unfreeze()
 
@@ -174,7 +189,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for line in summary.lines(results):
             terminalreporter.write_line(line)
     reporting: Reporting | None = terminalreporter.config.pluginmanager.getplugin(REPORTING)
-    for problem in reporting.problems if reporting is not None else ():
+    for problem in reporting.take_problems() if reporting is not None else ():
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
 
 

@@ -7,12 +7,13 @@ reports of all.
 
 from __future__ import annotations
 
+import ast
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,6 @@ from pytest_kvm_sea.reports.record import (
 )
 from pytest_kvm_sea.resume import Resume
 from pytest_kvm_sea.targets import properties_of, targets
-
-if TYPE_CHECKING:
-    pass
 
 REPORTING = "kvm-sea-reporting"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -62,6 +60,7 @@ class Reporting:
         self._subtests: dict[TestId, list[Subtest]] = {}
         self._stopped = ""
         self._broken = False
+        self._told = False
 
     def _send(self, after: str, call: Callable[[Sink], None]) -> None:
         for output in self._outputs:
@@ -152,6 +151,12 @@ class Reporting:
         """Reports that could not be written to their end, a line each."""
         return [output.problem for output in self._outputs if output.problem]
 
+    def take_problems(self) -> list[str]:
+        """The problems, once: for the first who can show them."""
+        problems = [] if self._told else self.problems
+        self._told = True
+        return problems
+
 
 def make_record(test: TestId, phases: Sequence[pytest.TestReport], subtests: Sequence[Subtest], worker: str) -> Record:
     """One record of the reports of a test's set-up, call and tear-down."""
@@ -204,9 +209,19 @@ def _mild(phase: pytest.TestReport) -> Outcome:
 def _subtest(report: Any) -> Subtest:
     context = report.context
     parts = [str(context.msg)] if context.msg is not None else []
-    parts += [f"{name}={value}" for name, value in (context.kwargs or {}).items()]
+    parts += [f"{name}={_unquoted(str(value))}" for name, value in (context.kwargs or {}).items()]
     outcome = Outcome.FAIL if report.failed else _mild(report) if report.skipped else Outcome.PASS
     return Subtest(" ".join(parts) or "subtest", outcome, reason(report), _message(report) if report.failed else "")
+
+
+def _unquoted(value: str) -> str:
+    """pytest gives values of subtests as repr() has them, and once more so after their way from a worker of xdist."""
+    while value[:1] in ("'", '"'):
+        try:
+            value = str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):  # cut short by pytest, or not all of it a literal
+            break
+    return value
 
 
 def reason(report: pytest.TestReport) -> str:
@@ -226,7 +241,7 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     lines = text.splitlines()
     if not lines:
         return ""
-    return lines[0] if crash is not None else lines[-1]
+    return lines[0] if crash is not None else lines[-1].removeprefix("E  ").strip()
 
 
 def run_start(config: pytest.Config) -> RunStart:

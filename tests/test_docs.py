@@ -80,6 +80,12 @@ def test_the_numbers_of_the_trace() -> None:
     assert f"the first {trace.FIRST} and the last {trace.LAST} steps" in text("failures.md")
 
 
+def test_ktap_example(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_example=block("ktap.md", "python"))
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone", "--kvm-sea-ktap=out")
+    assert (pytester.path / "out").read_text() == block("ktap.md", "ktap")
+
+
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(block("fixtures.md", "python"))
     outcomes = pytester.runpytest_inprocess("-p", "no:cacheprovider").parseoutcomes()

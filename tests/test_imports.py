@@ -26,6 +26,8 @@ ORDER = (
     "reporting",
     "exit_codes",
     "outputs",
+    "standard_output",
+    "file_names",
     "resume",
     "injection",
     "providers",
