@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvm_sea.command_line import KCIDB
 from pytest_kvm_sea.options import settings
+from pytest_kvm_sea.reports.kcidb import KcidbSink, Submitter
 from pytest_kvm_sea.reports.record import (
     CollectionError,
     Outcome,
@@ -250,7 +252,9 @@ def make_outputs(config: pytest.Config) -> list[Output]:
                 " that you may write to"
             ) from None
 
-    _ = chosen
+    if chosen.kcidb is not None and chosen.kcidb_origin is not None:
+        path, submitter = chosen.kcidb, Submitter(chosen.kcidb_origin, chosen.kcidb_build)
+        add(KCIDB.flag, path, lambda: KcidbSink(path, submitter))
     return outputs
 
 
