@@ -47,12 +47,14 @@ class VmFactory(Protocol):
 @pytest.fixture
 def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iterator[Host]:
     """The host. Skips the test where it lacks what the marks `kvm_sea_requires` name, and says everything it lacks."""
-    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea import injection, requirements
     from pytest_kvm_sea.providers import open_host, probe_host
 
-    requirements.require(probe_host(request.config, kvm_sea_target), requirements.required(request.node))
-    with open_host(request.config, kvm_sea_target) as host:
-        yield host
+    probed = probe_host(request.config, kvm_sea_target)
+    with injection.turn_of_test(request.node, probed):  # probes map hugetlb memory, too
+        requirements.require(probed, requirements.required(request.node))
+        with open_host(request.config, kvm_sea_target) as host:
+            yield host
 
 
 @pytest.fixture
