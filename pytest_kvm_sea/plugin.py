@@ -37,6 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_kvm_sea import reporting
 
         reporting.configure(config)
+    if hasattr(config, "workerinput") or config.getoption("xmlpath", None) or command_line.given(config):
+        from pytest_kvm_sea import properties
+
+        properties.configure(config)
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")

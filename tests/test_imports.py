@@ -20,6 +20,7 @@ ORDER = (
     "collection",
     "fixtures",
     "reporting",
+    "properties",
     "injection",
     "providers",
     "targets",
