@@ -170,3 +170,8 @@ def given(config: pytest.Config) -> bool:
         or (not option.command and (option.variable in os.environ or config.getini(option.dest)))
         for option in OPTIONS
     )
+
+
+def each_host(config: pytest.Config) -> bool:
+    """Whether every worker of xdist runs all tests (`--dist each`), as workers on several hosts do."""
+    return bool(config.getoption("dist", "no") == "each")

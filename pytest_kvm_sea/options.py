@@ -42,6 +42,7 @@ from pytest_kvm_sea.command_line import (
     TRACE,
     UAPI,
     Option,
+    each_host,
 )
 from pytest_kvm_sea.platforms.errors import choices
 from pytest_kvm_sea.platforms.names import bundled_names, is_path
@@ -95,6 +96,15 @@ def settings(config: pytest.Config) -> Settings:
     return config.stash[_SETTINGS]
 
 
+def is_usable(config: pytest.Config) -> bool:
+    """Whether `settings` raises nothing: in a worker of xdist, which tells of it in its own way."""
+    try:
+        settings(config)
+    except pytest.UsageError:
+        return False
+    return True
+
+
 def header(config: pytest.Config) -> str:
     """The line at the start of a run that says what was chosen."""
     chosen = settings(config)
@@ -102,7 +112,10 @@ def header(config: pytest.Config) -> str:
     platforms = "" if chosen.host == "linux" else f", platforms {', '.join(chosen.platforms) or 'all bundled'}"
     injection = f", memory errors on {chosen.einj_host}" if chosen.einj_host else ""
     dry = ", dry run" if chosen.dry_run else ""
-    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, time-out {chosen.timeout:g} s{injection}{dry}"
+    # The workers read their own environment, and say at the end what they found there.
+    each = "; each worker as its own environment says" if each_host(config) else ""
+    end = f"time-out {chosen.timeout:g} s{injection}{dry}{each}"
+    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, {end}"
 
 
 @dataclass(frozen=True, slots=True)

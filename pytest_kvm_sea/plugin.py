@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,10 @@ MARKS = (
 )
 REPORTING = "kvm-sea-reporting"
 """The name that `reporting` registers its plugin by."""
+HEADER = "kvm_sea_header"
+"""What a worker of xdist tells the controller at its end."""
+HEADERS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""The headers of workers that are hosts of their own."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -47,8 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    if not command_line.given(config):
-        return None
+    if hasattr(config, "workerinput") or not command_line.given(config):
+        return None  # what a worker prints here nobody sees
     from pytest_kvm_sea.options import header
 
     return header(config)
@@ -100,6 +104,19 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporting: Reporting | None = session.config.pluginmanager.getplugin(REPORTING)
     if reporting is not None:
         reporting.end(session, exitstatus)
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None and session.config.stash.get(IN_USE, False):
+        from pytest_kvm_sea.options import header, is_usable
+
+        if is_usable(session.config):
+            output[HEADER] = header(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    header = getattr(node, "workeroutput", {}).get(HEADER)
+    if header is not None and command_line.each_host(node.config):
+        node.config.stash.setdefault(HEADERS, {})[node.gateway.id] = header
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -113,7 +130,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for outcome, reports in terminalreporter.stats.items()
         if outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
         for report in reports
-        if (found := _result(outcome, report))
+        if (found := _result(outcome, report, each=command_line.each_host(terminalreporter.config)))
     ]
     if results:
         from pytest_kvm_sea.reports import summary
@@ -121,6 +138,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
+    for worker, header in sorted(terminalreporter.config.stash.get(HEADERS, {}).items()):
+        terminalreporter.write_line(f"{worker}: {header}")
     reporting: Reporting | None = terminalreporter.config.pluginmanager.getplugin(REPORTING)
     for problem in reporting.problems if reporting is not None else ():
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
@@ -131,12 +150,21 @@ def _check(config: pytest.Config) -> None:
     from pytest_kvm_sea.options import settings
     from pytest_kvm_sea.targets import targets
 
-    if settings(config).platforms:
-        targets(config)
+    try:
+        if settings(config).platforms:
+            targets(config)
+    except pytest.UsageError:
+        # A worker has an environment of its own. It says so when it collects a test of ours: one that ends here is
+        # started anew by xdist, for ever.
+        if not hasattr(config, "workerinput"):
+            raise
 
 
-def _result(outcome: str, report: object) -> Result | None:
-    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker."""
+def _result(outcome: str, report: object, *, each: bool) -> Result | None:
+    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker.
+
+    With ``each`` several hosts run all tests each, and which one ran it belongs to the test.
+    """
     if not isinstance(report, pytest.TestReport) or not report.user_properties:
         return None
     properties = dict(report.user_properties)
@@ -145,7 +173,10 @@ def _result(outcome: str, report: object) -> Result | None:
     from pytest_kvm_sea.reports.summary import Result
 
     platform = properties["kvm_sea_platform"] or properties["kvm_sea_host"]
-    return Result(report.nodeid, outcome, _reason(report), str(platform))
+    test = report.nodeid
+    if each and hasattr(report, "node"):
+        test, platform = f"{report.node.gateway.id}: {test}", f"{platform} on {report.node.gateway.id}"
+    return Result(test, outcome, _reason(report), str(platform))
 
 
 def _reason(report: pytest.TestReport) -> str:
