@@ -163,6 +163,9 @@ class Reporting:
     def end(self, session: pytest.Session, exit_status: int) -> None:
         """The run is over. A report that was lost makes a run that was green fail: somebody counts on it."""
         self._plan()
+        if self._broken and exit_status == pytest.ExitCode.OK:
+            # xdist's controller ends a run of which a worker had an internal error as if nothing had happened.
+            exit_status = session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
         run = RunEnd(time.time(), exit_status, stopped, self._broken)
         self._send("the end", lambda sink: sink.end(run))

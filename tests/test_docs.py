@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from pytest_kvm_sea import command_line, plugin
+from pytest_kvm_sea import command_line, plugin, properties
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
 from pytest_kvm_sea.requirements import REQUIREMENTS
 
@@ -65,3 +66,18 @@ def test_requirements_that_are_named_exist() -> None:
     names = re.search(r"REQUIREMENTS`: (.*?), ….", text("fixtures.md"), re.DOTALL)
     assert names is not None
     assert set(re.findall(r"`([a-z0-9-]+)`", names[1])) <= set(REQUIREMENTS)
+
+
+def test_properties_of_junit_are_listed() -> None:
+    listed = re.findall(r"^\| `(kvm_sea_[a-z_]+)` \|", text("reports.md"), re.MULTILINE)
+    assert listed == [*properties.NAMES, *properties.LISTS]
+
+
+def test_the_example_of_several_hosts(pytester: pytest.Pytester) -> None:
+    example = re.findall(r"```sh\n(.*?)```", text("xdist.md"), re.DOTALL)[0]
+    program, *arguments = shlex.split(example.replace("\\\n", ""))
+    assert (program, arguments[:2]) == ("pytest", ["--pyargs", "pytest_kvm_sea.selftests"])
+    pytester.makepyfile("def test_x(kvm_sea_target): ...")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments[2:])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["one: kvm-sea: *platforms ampereone,*", "two: kvm-sea: *platforms neoverse-v2,*"])

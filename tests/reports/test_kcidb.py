@@ -441,3 +441,13 @@ def test_a_run_that_dies_leaves_no_report_of_another(pytester: pytest.Pytester) 
     pytester.makepyfile("import os\ndef test_x(kvm_sea_target):\n    os._exit(9)")
     pytester.runpytest_subprocess(FILE, ORIGIN, *SOME)
     assert not (pytester.path / "kcidb.json").exists()
+
+
+def test_an_internal_error_of_a_worker_is_no_success(pytester: pytest.Pytester) -> None:
+    """xdist ends such a run with 0; the text of this failure cannot be sent to the controller."""
+    pytester.makepyfile("def test_x(kvm_sea_target):\n    raise AssertionError('\\ud800')\n")
+    result = pytester.runpytest_inprocess(FILE, ORIGIN, SOME[0], "-n", "1", "-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    (test,) = check(json.loads((pytester.path / "kcidb.json").read_text()))
+    assert test["status"] == "MISS"
+    assert "internal error" in test["comment"]
