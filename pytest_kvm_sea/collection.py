@@ -22,7 +22,15 @@ MISUSE: pytest.StashKey[list[str]] = pytest.StashKey()
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Run the test on every target, in the order in which targets were chosen."""
     _check_marks(metafunc)
-    metafunc.parametrize(TARGET, _parameters(metafunc))
+    try:
+        parameters = _parameters(metafunc)
+    except pytest.UsageError as error:
+        worker = getattr(metafunc.config, "workerinput", None)
+        if worker is None:
+            raise
+        # Of the worker's own environment, which the controller knows nothing of.
+        raise pytest.fail.Exception(f"worker {worker['workerid']}: {error}", pytrace=False) from None
+    metafunc.parametrize(TARGET, parameters)
 
 
 def refuse_marks(metafunc: pytest.Metafunc) -> None:

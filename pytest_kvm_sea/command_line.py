@@ -183,3 +183,8 @@ def takes_stdout(early_config: pytest.Config) -> bool:
     if value is None:
         value = early_config.getini(KTAP.dest)
     return bool(value == STDOUT)
+
+
+def each_host(config: pytest.Config) -> bool:
+    """Whether every worker of xdist runs all tests (`--dist each`), as workers on several hosts do."""
+    return bool(config.getoption("dist", "no") == "each")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from pytest_kvm_sea.command_line import JSON, KTAP, REPORT, STDOUT, Option
+from pytest_kvm_sea.command_line import JSON, KCIDB, KTAP, REPORT, STDOUT, Option
 from pytest_kvm_sea.options import Settings, settings
 
 if TYPE_CHECKING:
@@ -88,6 +88,14 @@ def _json(path: Path, _config: pytest.Config, found: Resume | None) -> Sink:
     return JsonLines(path, found.earlier, found.now) if found else JsonLines(path)
 
 
+def _kcidb(path: Path, config: pytest.Config, _found: Resume | None) -> Sink:
+    from pytest_kvm_sea.reports.kcidb import KcidbSink, Submitter
+
+    chosen = settings(config)
+    assert chosen.kcidb_origin is not None, "the options were checked"
+    return KcidbSink(path, Submitter(chosen.kcidb_origin, chosen.kcidb_build))
+
+
 def _page(path: Path, _config: pytest.Config, _found: Resume | None) -> Sink:
     from pytest_kvm_sea.reports.page import Page
 
@@ -101,5 +109,6 @@ def _writers(chosen: Settings) -> list[tuple[Option, Path | None, _Make]]:
     return [
         (KTAP, chosen.ktap, _ktap),
         (JSON, chosen.json, _json),
+        (KCIDB, chosen.kcidb, _kcidb),
         (REPORT, chosen.report, _page),
     ]

@@ -30,6 +30,10 @@ GATE_PAYLOAD = "kvm_sea_gate"
 """Where `gating.worker` leaves what a worker of xdist has to tell."""
 UNGATED: pytest.StashKey[list[str]] = pytest.StashKey()
 """Workers of xdist that ended without a word of a gate, before any had one."""
+HEADER = "kvm_sea_header"
+"""What a worker of xdist tells the controller at its end."""
+HEADERS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""The headers of workers that are hosts of their own."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
@@ -70,6 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_kvm_sea.gating.worker import Refusal
 
             config.pluginmanager.register(Refusal(config, error), "kvm-sea-refusal")
+    if hasattr(config, "workerinput") or config.getoption("xmlpath", None) or command_line.given(config):
+        from pytest_kvm_sea import properties
+
+        properties.configure(config)
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
@@ -152,12 +160,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if reporting is not None:
         referee: Referee | None = session.config.pluginmanager.getplugin(GATING)
         reporting.end(session, int(session.exitstatus), referee.findings if referee else ())
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None and session.config.stash.get(IN_USE, False):
+        from pytest_kvm_sea.options import header, is_usable
+
+        if is_usable(session.config):
+            output[HEADER] = header(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    if HEADER in output and command_line.each_host(node.config):
+        node.config.stash.setdefault(HEADERS, {})[node.gateway.id] = output[HEADER]
     # A worker on another machine may have a gate of its own, by its environment, where this process has none.
-    if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in getattr(node, "workeroutput", ()):
+    if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in output:
         from pytest_kvm_sea.gating import referee
 
         referee.node_down(node, node.config.stash.get(UNGATED, []))
@@ -180,7 +197,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for outcome, reports in terminalreporter.stats.items()
         if outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
         for report in reports
-        if (found := _result(outcome, report))
+        if (found := _result(outcome, report, each=command_line.each_host(terminalreporter.config)))
     ]
     if results:
         from pytest_kvm_sea.reports import summary
@@ -188,6 +205,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
+    for worker, header in sorted(terminalreporter.config.stash.get(HEADERS, {}).items()):
+        terminalreporter.write_line(f"{worker}: {header}")
     reporting: Reporting | None = terminalreporter.config.pluginmanager.getplugin(REPORTING)
     for problem in reporting.take_problems() if reporting is not None else ():
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
@@ -209,8 +228,11 @@ def _configure(config: pytest.Config) -> None:
         configure.configure(config)
 
 
-def _result(outcome: str, report: object) -> Result | None:
-    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker."""
+def _result(outcome: str, report: object, *, each: bool) -> Result | None:
+    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker.
+
+    With ``each`` several hosts run all tests each, and which one ran it belongs to the test.
+    """
     if not isinstance(report, pytest.TestReport) or not report.user_properties:
         return None
     properties = dict(report.user_properties)
@@ -219,7 +241,10 @@ def _result(outcome: str, report: object) -> Result | None:
     from pytest_kvm_sea.reports.summary import Result
 
     platform = properties["kvm_sea_platform"] or properties["kvm_sea_host"]
-    return Result(report.nodeid, outcome, _reason(report), str(platform))
+    test = report.nodeid
+    if each and hasattr(report, "node"):
+        test, platform = f"{report.node.gateway.id}: {test}", f"{platform} on {report.node.gateway.id}"
+    return Result(test, outcome, _reason(report), str(platform))
 
 
 def _reason(report: pytest.TestReport) -> str:

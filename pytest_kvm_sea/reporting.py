@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_kvm_sea import resume
+from pytest_kvm_sea.command_line import each_host
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.outputs import Output, make_outputs
 from pytest_kvm_sea.reports.record import (
@@ -52,10 +53,11 @@ class Reporting:
         self._start = resume.earlier.start if resume else now
         self._targets = now.targets
         self._resume = resume
-        self._each = config.getoption("dist", "no") == "each"
+        self._each = each_host(config)
         self._planned: list[TestId] = []
         self._is_planned = False
-        self._errors: dict[str, CollectionError] = {}
+        self._errors: dict[tuple[str, str], CollectionError] = {}
+        self._hosts: list[tuple[object, str]] = []
         self._pending: dict[TestId, list[pytest.TestReport]] = {}
         self._subtests: dict[TestId, list[Subtest]] = {}
         self._stopped = ""
@@ -73,7 +75,9 @@ class Reporting:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors[report.nodeid] = CollectionError(report.nodeid, _message(report), report.longreprtext)
+            # Workers may have errors of their own in one file.
+            key = report.nodeid, report.longreprtext
+            self._errors[key] = CollectionError(report.nodeid, _message(report), report.longreprtext)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         # The controller of xdist collects nothing itself.
@@ -81,9 +85,21 @@ class Reporting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        host = node.gateway.id if self._each else ""
+        host = self._host(node)
         known = set(self._planned)
         self._planned += [test for nodeid in ids if (test := TestId(nodeid, host)) not in known]
+
+    def _host(self, node: Any) -> str:
+        """The gateway's id where each is a host of its own; of one that went down, also for the one in its place."""
+        if not self._each or node is None:
+            return ""
+        spec = node.gateway.spec  # the same object for both; equal ones are different hosts
+        for known, name in self._hosts:
+            if known is spec:
+                return name
+        name = str(node.gateway.id)
+        self._hosts.append((spec, name))
+        return name
 
     def _plan(self) -> None:
         if not self._is_planned:
@@ -102,9 +118,9 @@ class Reporting:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._plan()
-        gateway = getattr(getattr(report, "node", None), "gateway", None)
-        worker = gateway.id if gateway is not None else ""
-        test = TestId(report.nodeid, worker if self._each else "")
+        node = getattr(report, "node", None)
+        worker = node.gateway.id if node is not None else ""
+        test = TestId(report.nodeid, self._host(node))
         if hasattr(report, "context"):
             self._subtests.setdefault(test, []).append(_subtest(report))
             return
@@ -137,6 +153,9 @@ class Reporting:
         A report that was lost makes a run that was green fail: somebody counts on it.
         """
         self._plan()
+        if self._broken and exit_status == pytest.ExitCode.OK:
+            # xdist's controller ends a run of which a worker had an internal error as if nothing had happened.
+            exit_status = session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
         run = RunEnd(time.time(), exit_status, stopped, self._broken, findings)
         if self._resume is not None:

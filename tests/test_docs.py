@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from pytest_kvm_sea import command_line, plugin
+from pytest_kvm_sea import command_line, plugin, properties
 from pytest_kvm_sea.gate import verdict
 from pytest_kvm_sea.gate.loader import parse
 from pytest_kvm_sea.gate.model import Expectations, Known, Promise, Skip
@@ -231,3 +231,18 @@ def test_results_for_lava(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyP
         "test_x.py_test_skips_sim-ampereone-mainline --result skip",
         "test_x.py_test_fails_sim-ampereone-mainline --result fail",
     ]
+
+
+def test_properties_of_junit_are_listed() -> None:
+    listed = re.findall(r"^\| `(kvm_sea_[a-z_]+)` \|", text("reports.md"), re.MULTILINE)
+    assert listed == [*properties.NAMES, *properties.LISTS]
+
+
+def test_the_example_of_several_hosts(pytester: pytest.Pytester) -> None:
+    example = re.findall(r"```sh\n(.*?)```", text("xdist.md"), re.DOTALL)[0]
+    program, *arguments = shlex.split(example.replace("\\\n", ""))
+    assert (program, arguments[:2]) == ("pytest", ["--pyargs", "pytest_kvm_sea.selftests"])
+    pytester.makepyfile("def test_x(kvm_sea_target): ...")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments[2:])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["one: kvm-sea: *platforms ampereone,*", "two: kvm-sea: *platforms neoverse-v2,*"])

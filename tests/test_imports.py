@@ -29,6 +29,7 @@ ORDER = (
     "standard_output",
     "file_names",
     "resume",
+    "properties",
     "injection",
     "providers",
     "targets",

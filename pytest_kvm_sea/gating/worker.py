@@ -32,7 +32,8 @@ class Refusal:
 
     def __init__(self, config: pytest.Config, error: pytest.UsageError) -> None:
         self._config = config
-        self._problems = [str(problem) for problem in error.args]
+        worker = config.workerinput["workerid"]  # type: ignore[attr-defined] # its environment is its own
+        self._problems = [f"worker {worker}: {problem}" for problem in error.args]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
