@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a guest in C begins with: entry, exception vectors, stacks, and the functions that compilers take for granted.
+ * What a guest in C begins with: entry, exception vectors, stacks.
  *
  * KVM_SEA_UCALL_MMIO (below 4 GiB) and KVM_SEA_STACK_SIZE (bytes, a multiple of 4096) can be given with -D.
  */
@@ -22,7 +22,9 @@
 #define UCALL_ABORT 2
 #define UCALL_UNHANDLED 5
 
-	.global kvm_sea_ucall_mmio
+	.file	"kvm_sea_guest.S"
+
+	.global	kvm_sea_ucall_mmio
 	.set kvm_sea_ucall_mmio, KVM_SEA_UCALL_MMIO
 
 	.macro address, register, symbol
@@ -171,7 +173,7 @@
 	mov	x29, xzr
 	mov	x30, xzr
 	bl	guest_code
-	address	x0, ended
+	address	x0, .Lended
 	b	kvm_sea_ended
 	end_function _start
 
@@ -191,7 +193,7 @@
 	mov	x29, xzr
 	mov	x30, xzr
 	blr	x19
-	address	x0, user_ended
+	address	x0, .Luser_ended
 	end_function kvm_sea_user_start
 
 	/* x0: what to tell the VMM, as often as it runs the guest */
@@ -203,20 +205,20 @@
 
 	/* A ucall ABORT: expression, file, line, four arguments that it has not, format, no arguments of it. */
 	.macro	abort, text
-	.quad	UCALL_ABORT, expression, file, 0, 0, 0, 0, 0, \text, 0, 0, 0, 0, 0, 0, 0, 0, 0
+	.quad	UCALL_ABORT, .Lexpression, .Lfile, 0, 0, 0, 0, 0, \text, 0, 0, 0, 0, 0, 0, 0, 0, 0
 	.endm
 
 	.section .rodata.kvm_sea, "a", %progbits
 	.balign	8
-ended:	abort	ended_text
-user_ended:
-	abort	user_ended_text
-expression:
+.Lended:	abort	.Lended_text
+.Luser_ended:
+	abort	.Luser_ended_text
+.Lexpression:
 	.asciz	"guest code does not end"
-file:	.asciz	"kvm_sea_guest.S"
-ended_text:
+.Lfile:	.asciz	"kvm_sea_guest.S"
+.Lended_text:
 	.asciz	"guest_code has returned; a guest ends with GUEST_DONE() or GUEST_FAIL()"
-user_ended_text:
+.Luser_ended_text:
 	.asciz	"the function at EL0 has returned; a guest ends with GUEST_DONE() or GUEST_FAIL()"
 
 /* Stacks; the linker script leaves out a page below each. */
@@ -232,59 +234,5 @@ kvm_sea_stack_top:
 	.skip	KVM_SEA_STACK_SIZE
 	.global	kvm_sea_user_stack_top
 kvm_sea_user_stack_top:
-
-/* Not in C: a compiler may turn a loop that copies into a call of memcpy. A guest may have its own. */
-
-	.section .text.memcpy, "ax", %progbits
-	.weak	memcpy
-	function memcpy
-	mov	x3, x0
-1:	cbz	x2, 2f
-	ldrb	w4, [x1], #1
-	strb	w4, [x3], #1
-	sub	x2, x2, #1
-	b	1b
-2:	ret
-	end_function memcpy
-
-	.section .text.memmove, "ax", %progbits
-	.weak	memmove
-	function memmove
-	sub	x3, x0, x1
-	cmp	x3, x2
-	b.hs	memcpy
-1:	cbz	x2, 2f
-	sub	x2, x2, #1
-	ldrb	w4, [x1, x2]
-	strb	w4, [x0, x2]
-	b	1b
-2:	ret
-	end_function memmove
-
-	.section .text.memset, "ax", %progbits
-	.weak	memset
-	function memset
-	mov	x3, x0
-1:	cbz	x2, 2f
-	strb	w1, [x3], #1
-	sub	x2, x2, #1
-	b	1b
-2:	ret
-	end_function memset
-
-	.section .text.memcmp, "ax", %progbits
-	.weak	memcmp
-	function memcmp
-1:	cbz	x2, 2f
-	ldrb	w3, [x0], #1
-	ldrb	w4, [x1], #1
-	sub	x2, x2, #1
-	subs	w5, w3, w4
-	b.eq	1b
-	mov	w0, w5
-	ret
-2:	mov	w0, wzr
-	ret
-	end_function memcmp
 
 	.section .note.GNU-stack, "", %progbits

@@ -125,16 +125,16 @@ int kvm_sea_check_format(const char *fmt, ...) __attribute__((format(printf, 1, 
 	} while (0)
 
 /* Both sides once, as 64-bit numbers: what is signed is sign-extended, also where C would make it unsigned. */
-#define KVM_SEA_ASSERT_CMP(left, operator, opposite, right) \
+#define KVM_SEA_ASSERT_CMP(left, operator, opposite, right, left_text, right_text) \
 	do { \
 		const uint64_t kvm_sea_left = (uint64_t)(left), kvm_sea_right = (uint64_t)(right); \
 		if (!(kvm_sea_left operator kvm_sea_right)) \
-			KVM_SEA_ABORT(#left " " #operator " " #right, "%#lx " #opposite " %#lx (%s " #opposite " %s)", \
-				      (unsigned long)kvm_sea_left, (unsigned long)kvm_sea_right, #left, #right); \
+			KVM_SEA_ABORT(left_text " " #operator " " right_text, "%#lx " #opposite " %#lx (%s " #opposite " %s)", \
+				      (unsigned long)kvm_sea_left, (unsigned long)kvm_sea_right, left_text, right_text); \
 	} while (0)
 
-#define GUEST_ASSERT_EQ(left, right) KVM_SEA_ASSERT_CMP(left, ==, !=, right)
-#define GUEST_ASSERT_NE(left, right) KVM_SEA_ASSERT_CMP(left, !=, ==, right)
+#define GUEST_ASSERT_EQ(left, right) KVM_SEA_ASSERT_CMP(left, ==, !=, right, #left, #right)
+#define GUEST_ASSERT_NE(left, right) KVM_SEA_ASSERT_CMP(left, !=, ==, right, #left, #right)
 
 /* GUEST_SYNC(stage): tell the VMM that a stage is reached; Vcpu.expect_sync(stage) waits for it. */
 #define GUEST_SYNC(stage) \
