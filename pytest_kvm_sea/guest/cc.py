@@ -78,7 +78,14 @@ def compile_guest(
         raise GuestBuildError(
             f"no C compiler for AArch64 here: apt install gcc-aarch64-linux-gnu (for {_GCC}), or pip install ziglang"
         )
-    arguments = [*command, *options, *map(os.fspath, sources), *build_flags(), "-o", os.fspath(output)]
+    arguments = [
+        *command,
+        *options,
+        *(os.fspath(source) for source in sources),
+        *build_flags(),
+        "-o",
+        os.fspath(output),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     if done.returncode:
         raise GuestBuildError(f"{shlex.join(arguments)}\nended with status {done.returncode}\n{done.stderr}")
