@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests in C on any host, simulated or real: those of the two originals, and one that has every part of the header.
 
-Not collected by itself. The executables have to lie in the current directory or in fixtures/elf; the machine that
-`pytest_kvm_sea.emulated` boots gets this file and them with ``--copy``.
+Not collected by itself. The executables have to lie in fixtures/elf, or in elf in the current directory; the machine
+that `pytest_kvm_sea.emulated` boots gets this file and that directory with ``--copy``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pytest_kvm_sea.selftests.scenario import (
 from pytest_kvm_sea.vmm.errors import GuestFailure, VmmError
 from pytest_kvm_sea.vmm.injection import write_abort
 
-PLACES = (Path(), Path(__file__).parent / "../../fixtures/elf")
+PLACES = (Path("elf"), Path(__file__).parent / "../../fixtures/elf")
 SIZE = 0x200_0000
 """Memory that EINJ_GVA is in."""
 

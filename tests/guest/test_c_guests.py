@@ -26,8 +26,7 @@ FIXTURES = HERE.parents[1] / "fixtures"
 )
 def test_on_simulated_hosts(pytester: pytest.Pytester, platform: str, passed: int, skipped: int, xfailed: int) -> None:
     shutil.copy(HERE / "live_c_guests.py", pytester.path / "test_live.py")
-    for path in (FIXTURES / "elf").glob("*.elf"):
-        shutil.copy(path, pytester.path)
+    shutil.copytree(FIXTURES / "elf", pytester.path / "elf")
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", f"--kvm-sea-platform={platform}")
     result.assert_outcomes(passed=passed, skipped=skipped, xfailed=xfailed)
 

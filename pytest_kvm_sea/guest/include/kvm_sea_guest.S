@@ -198,8 +198,8 @@
 
 	/* x0: what to tell the VMM, as often as it runs the guest */
 	function kvm_sea_ended
-	ucall_mmio x1
-1:	str	x0, [x1]
+	ucall_mmio x17
+1:	str	x0, [x17]
 	b	1b
 	end_function kvm_sea_ended
 
