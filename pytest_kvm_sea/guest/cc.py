@@ -33,7 +33,7 @@ _TARGET = (
 )
 ZIG = ("-m", "ziglang", "cc", "-target", "aarch64-freestanding-none", "-mcpu=generic-neon-fp_armv8")
 """zig knows no -mgeneral-regs-only. Without -g its -Os would leave out the symbols, too."""
-_ZIG_OPTIONS = ("-fno-sanitize=undefined", "-g")
+ZIG_OPTIONS = ("-fno-sanitize=undefined", "-g")
 _GCC = "aarch64-linux-gnu-gcc"
 
 
@@ -56,7 +56,7 @@ def compilers() -> dict[str, list[str]]:
     if gcc:
         found["gcc"] = [gcc]
     if importlib.util.find_spec("ziglang"):
-        found["zig"] = [sys.executable, *ZIG, *_ZIG_OPTIONS]
+        found["zig"] = [sys.executable, *ZIG, *ZIG_OPTIONS]
     return found
 
 
