@@ -51,7 +51,7 @@ def cases() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield from (("atomics", kind, (level, LSE[kind])) for kind in FOUND for level in LEVELS)
         return
     for kind in [*FOUND, "none"][:1]:
-        for name, level in (("bits", "-O0"), ("variadic", "-O1"), ("recursion", "-O2"), ("wide", "-Os")):
+        for name, level in (("bits", "-O0"), ("variadic", "-O1"), ("atomics", "-O2"), ("wide", "-Os")):
             yield name, kind, (level,)
         yield "atomics", kind, ("-O3", LSE.get(kind, ""))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kvm_sea.guest.cc import compile_guest, compilers
+
 HERE = Path(__file__).parent
 FIXTURES = HERE.parents[1] / "fixtures"
 
@@ -29,6 +31,22 @@ def test_on_simulated_hosts(pytester: pytest.Pytester, platform: str, passed: in
     shutil.copytree(FIXTURES / "elf", pytester.path / "elf")
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", f"--kvm-sea-platform={platform}")
     result.assert_outcomes(passed=passed, skipped=skipped, xfailed=xfailed)
+
+
+@pytest.mark.skipif(
+    not compilers(), reason="[c-compiler] no C compiler for AArch64: apt install gcc-aarch64-linux-gnu, or ziglang"
+)
+def test_built_anew(pytester: pytest.Pytester) -> None:
+    """What is in the sources now, by all compilers that are here."""
+    shutil.copy(HERE / "live_c_guests.py", pytester.path / "test_live.py")
+    (pytester.path / "elf").mkdir()
+    first, *others = compilers().values()
+    for name in ("sea_to_user", "inject_iabt", "exceptions"):
+        compile_guest([FIXTURES / f"guests/{name}.c"], pytester.path / f"elf/{name}.elf", compiler=first)
+    last = [*others, first][0]
+    compile_guest([FIXTURES / "guests/exceptions.c"], pytester.path / "elf/exceptions-zig.elf", compiler=last)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=series-v1")
+    result.assert_outcomes(passed=7)
 
 
 def test_the_executables_are_built_from_these_sources() -> None:

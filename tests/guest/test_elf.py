@@ -118,6 +118,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no ucalls": (patched((symbol("kvm_sea_ucall_mmio") + 6, "H", 0)), "has no symbol kvm_sea_ucall_mmio"),
     "vectors misaligned": (patched((symbol("kvm_sea_vectors") + 8, "Q", 0x10400)), "has kvm_sea_vectors at 0x10400"),
     "stack in code": (patched((symbol("kvm_sea_stack_top") + 8, "Q", 0x10100)), "has kvm_sea_stack_top at 0x10100"),
+    "stack misaligned": (
+        patched((symbol("kvm_sea_stack_top") + 8, "Q", field(symbol("kvm_sea_stack_top") + 8, "Q") - 8)),
+        "has kvm_sea_stack_top at 0x",
+    ),
     "stack at 0": (patched((symbol("kvm_sea_stack_top") + 8, "Q", 0)), "has kvm_sea_stack_top at 0x0"),
     "EL0's stack": (patched((symbol("kvm_sea_user_stack_top") + 8, "Q", 1)), "has kvm_sea_user_stack_top at 0x1"),
     "ucalls to memory": (
@@ -229,6 +233,15 @@ def test_they_can_be_loaded(name: str) -> None:
         for segment in program.segments:
             assert vm.read(segment.gva, segment.size) == segment.data.ljust(segment.size, b"\0")
     host.close()
+
+
+def test_code_before_the_first_function(tmp_path: Path) -> None:
+    """No function is made up for it."""
+    path = tmp_path / "guest.elf"
+    path.write_bytes(patched((symbol("kvm_sea_vectors") + 4, "B", 0x10)))
+    program = GuestProgram.from_elf(path)
+    assert program.locate(program.vectors) == f"{program.vectors:#x} (outside of the guest's code)"
+    assert program.locate(program.entry) == "_start+0x0"
 
 
 START = (
