@@ -173,7 +173,7 @@ void guest_code(void)
             "int one = 1;\nvoid guest_code(void) {\n\n\tGUEST_ASSERT_EQ(one + one, 3); }",
             r"one \+ one == 3: 0x2 != 0x3 \(one \+ one != 3\)\n  at guest.c:5, guest PC guest_code\+0x",
         ),
-        ('void guest_code(void) { GUEST_ASSERT(!"100%s"); }', 'failed: !"100%s": !"100%s"\n  at guest.c:2'),
+        ('void guest_code(void) { GUEST_ASSERT(!"100%s"); }', 'failed: !"100%s"\n  at guest.c:2'),
     ],
     ids=["returned", "returned at EL0", "not equal", "percent"],
 )

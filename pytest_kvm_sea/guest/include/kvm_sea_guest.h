@@ -121,7 +121,7 @@ int kvm_sea_check_format(const char *fmt, ...) __attribute__((format(printf, 1, 
 #define GUEST_ASSERT(condition) \
 	do { \
 		if (!(condition)) \
-			KVM_SEA_ABORT(#condition, "%s", #condition); \
+			KVM_SEA_ABORT(#condition, "%s", ""); \
 	} while (0)
 
 /* Both sides once, as 64-bit numbers: what is signed is sign-extended, also where C would make it unsigned. */
