@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest_kvm_sea
 from pytest_kvm_sea import command_line, plugin
 from pytest_kvm_sea.guest import cc
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
+from pytest_kvm_sea.reports import trace
 from pytest_kvm_sea.requirements import REQUIREMENTS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -60,6 +62,35 @@ def test_the_guest_in_c(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPat
     pytester.makepyfile(block("guests-in-c.md", "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
     result.assert_outcomes(passed=1)
+
+
+_VARIES = re.compile(
+    r"0x[0-9a-f]+|\b[0-9a-f]{8}\b|\d+\.\d{3}\b|Linux \S+|-[0-9a-f]{8}\.txt|\.pytest_cache/d/kvm-sea| {2,}"
+)
+"""Numbers of a run, and the blanks that keep columns."""
+
+
+def shape(lines: Sequence[str]) -> list[str]:
+    return [_VARIES.sub("*", line).strip() for line in lines]
+
+
+def test_the_example_of_a_failure(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_mine=block("failures.md", "python"))
+    result = pytester.runpytest_inprocess("--kvm-sea-platform=ampereone", "--kvm-sea-trace=.pytest_cache/d/kvm-sea")
+    result.assert_outcomes(failed=1)
+    first = next(number for number, line in enumerate(result.outlines) if "kvm-sea: what happened" in line)
+    section = block("failures.md", "text").splitlines()
+    assert shape(result.outlines[first : first + len(section)]) == shape(section)
+
+
+def test_the_example_of_a_syndrome(pytester: pytest.Pytester) -> None:
+    command, *lines = block("failures.md", "console").splitlines()
+    result = pytester.runpytest_inprocess(*shlex.split(command)[2:])
+    assert result.outlines == lines
+
+
+def test_the_numbers_of_the_trace() -> None:
+    assert f"the first {trace.FIRST} and the last {trace.LAST} steps" in text("failures.md")
 
 
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:

@@ -16,10 +16,16 @@ PACKAGE = Path(pytest_kvm_sea.__file__).parent
 ROOT = Path(__file__).parents[1]
 
 ORDER = (
+    "kselftest",
     "plugin",
+    "commands",
     "collection",
     "fixtures",
+    "storytelling",
     "reporting",
+    "exit_codes",
+    "outputs",
+    "resume",
     "injection",
     "providers",
     "targets",
@@ -30,6 +36,7 @@ ORDER = (
     "agreement",
     "selftests",
     "expectations",
+    "stories",
     "vmm",
     "ras",
     "guest",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.ras.einj_errors import refused
 from pytest_kvm_sea.ras.errors import EinjError
+from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -85,9 +86,10 @@ def way_back(saved: dict[str, str]) -> list[Write]:
 class Transaction:
     """The writes of one injection, and the way back."""
 
-    def __init__(self, files: EinjFiles, saved: dict[str, str]) -> None:
+    def __init__(self, files: EinjFiles, saved: dict[str, str], trace: Trace = NO_TRACE) -> None:
         """``saved``: what the files that will be written hold now."""
         self._files = files
+        self._trace = trace
         self._saved = saved
         self._changed: dict[str, str] = {}
         self.writes: list[Write] = []
@@ -99,7 +101,15 @@ class Transaction:
         if write.file in self._saved:
             # Before the write: one that fails may have changed the file all the same (error_type since 6.17).
             self._changed[write.file] = self._saved[write.file]
-        self._files.write(write.file, write.text)
+        self._do(write)
+
+    def _do(self, write: Write) -> None:
+        try:
+            self._files.write(write.file, write.text)
+        except EinjError as error:
+            self._trace.add(Step.WRITE, None, write, str(error))
+            raise
+        self._trace.add(Step.WRITE, None, write, None)
 
     def restore(self) -> list[EinjError]:
         """Put every file back that was written, the last one first; what failed."""
@@ -109,7 +119,7 @@ class Transaction:
         for write in back:
             self.writes.append(write)
             try:
-                self._files.write(write.file, write.text)
+                self._do(write)
             except EinjError as error:
                 self.unrestored.append(write.file)
                 # A text that the kernel refused before is refused again, and stays to be read as before.

@@ -6,12 +6,14 @@ drivers/acpi/apei/ghes.c ghes_notify_sea and memory_failure. The platform says w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.platforms.model import SeaPolicy
+from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.physical import EHWPOISON
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.sim.process import Process
 
 BUS_MCEERR_AR = 4
+_COMM = "pytest"
+"""The simulated VMM's name in the kernel's messages."""
 SI_KERNEL = 0x80
 
 
@@ -42,6 +46,11 @@ class Apei:
         if self._policy is SeaPolicy.UNCLAIMED:
             return False
         if self._policy is SeaPolicy.CLAIMED_UNHANDLED or hpa is None:
+            self._physical.log.hardware_error(None)
+            self._physical.log.add(
+                Level.ERR,
+                f"GHES GHES.0: [Hardware Error]: GHES: {_COMM}:{os.getpid()}: synchronous unrecoverable error (SIGBUS)",
+            )
             self._process.deliver_sigbus(Sigbus(SI_KERNEL, HostVA(0)))
             return True
         self._memory_failure(hpa)
@@ -53,11 +62,17 @@ class Apei:
         A page that is offline already kills who touches it all the same; one that cannot be taken is SI_KERNEL
         (ghes.c, memory_failure_cb; mm/memory-failure.c kill_accessing_process).
         """
+        log, pfn = self._physical.log, hpa // self._physical.page_size
+        killed = f"Sending SIGBUS to {_COMM}:{os.getpid()} due to hardware memory corruption"
+        log.hardware_error(hpa)
         hva = self._process.hva_of(hpa)
+        if hva is not None:
+            log.memory_failure(pfn, killed)
         try:
             self._physical.offline(hpa)
         except OSError as error:
             if error.errno != EHWPOISON:
+                log.add(Level.ERR, f"{pfn:#x}: {killed}")
                 self._process.deliver_sigbus(Sigbus(SI_KERNEL, HostVA(0)))
                 return
         _, size = self._physical.page_unit(hpa)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
-from pytest_kvm_sea.sim import einj, procfs
+from pytest_kvm_sea.sim import einj, kernel_log, procfs
 from pytest_kvm_sea.sim.acpi import einj_table
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
 from pytest_kvm_sea.sim.files import DirectoryFile, TextFile, fail
@@ -205,6 +205,11 @@ class Filesystem:
         self._add(kpageflags, Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400))
         self._add(offline, Node(lambda flags: procfs.HardOfflineFile(offline, flags, physical), 0o200))
         self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
+        self._add(
+            kernel_log.PATH,
+            Node(lambda flags: kernel_log.KmsgFile(flags, physical.log, permitted=root), 0o644),
+        )
+        self._text("/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
         self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
         for directory in (DEBUGFS, ACPI_TABLES):

@@ -103,6 +103,7 @@ class Firmware:
             return
         if self._physical.is_ram(target) and not self._physical.is_offline(target):
             injection.offlined = target not in self._physical.map.kernel
+            self._physical.log.hardware_error(target)
             if injection.offlined:
                 self._physical.offline(target)
 

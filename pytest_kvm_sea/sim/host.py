@@ -20,6 +20,7 @@ from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.firmware_port import FirmwarePort
+from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
@@ -109,6 +110,10 @@ class SimHost:
         hpa = self.process.hpa_of(address)
         if hpa is None:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        self.physical.log.add(
+            Level.INFO,
+            f"Injecting memory failure for pfn {hpa // self.page_size:#x} at process virtual address {address:#x}",
+        )
         self.physical.offline(hpa)
 
     @contextlib.contextmanager

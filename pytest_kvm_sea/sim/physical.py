@@ -15,6 +15,7 @@ from collections import Counter
 
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.sim.frames import BLOCK, Frames, Permutation, Region
+from pytest_kvm_sea.sim.kernel_log import KernelLog
 from pytest_kvm_sea.sim.memory_map import MemoryMap, Resource, memory_map
 
 GRANULE = 64
@@ -35,6 +36,8 @@ class PhysicalMemory:
         self.page_size = page_size
         self.ram_size = ram_size
         self.map: MemoryMap = memory_map(ram_size)
+        self.log = KernelLog()
+        """What the kernel of the host has to say."""
         self.generation = 0
         """Goes up whenever poison or offline pages change: whoever has cached a page looks again."""
         self._spans = list(self.map.ram)
@@ -202,18 +205,32 @@ class PhysicalMemory:
         OSError: ENXIO outside the kernel's memory, EHWPOISON if that page is offline already, EBUSY if the page is the
         kernel's own (it is marked, but cannot be recovered).
         """
+        pfn = hpa // self.page_size
         if not self.is_ram(hpa):
+            self.log.memory_failure(pfn, "memory outside kernel control")
             raise _error(errno.ENXIO)
         base, size = self.page_unit(hpa)
         with self._lock:
-            if base in self._offline:
-                raise _error(EHWPOISON)
-            self._offline.add(base)
-            self.generation += 1
-            self._withhold(base)
+            known = base in self._offline
+            if not known:
+                self._offline.add(base)
+                self.generation += 1
+                self._withhold(base)
+        if known:
+            self.log.memory_failure(pfn, "recovery action for already poisoned page: Failed")
+            raise _error(EHWPOISON)
         if base in self.map.kernel:
+            self.log.memory_failure(pfn, "recovery action for reserved kernel page: Ignored")
             raise _error(errno.EBUSY)
+        self.log.memory_failure(pfn, f"recovery action for {self._kind(base, size)}: Recovered")
         return base, size
+
+    def _kind(self, base: int, size: int) -> str:
+        """A page as memory_failure calls it. One that belongs to a mapping counts as touched."""
+        used = self.owner(base) is not None
+        if size != self.page_size:
+            return "huge page" if used else "free huge page"
+        return "dirty LRU page" if used else "free buddy page"
 
     def is_offline(self, hpa: int) -> bool:
         """Whether the page at ``hpa`` is marked hwpoison."""
