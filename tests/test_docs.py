@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pytest_kvm_sea
 from pytest_kvm_sea import command_line, plugin
@@ -170,3 +171,46 @@ def test_every_page_can_be_found() -> None:
     listed = re.findall(r"^([\w/-]+)$", text("index.md"), re.MULTILINE)
     pages = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")} - {"index"}
     assert sorted(listed) == sorted(pages)
+
+
+def test_options_that_are_named_exist() -> None:
+    flags = {option.flag for option in command_line.OPTIONS}
+    for path in (*DOCS.rglob("*.md"), DOCS.parent / "README.md"):
+        named = set(re.findall(r"--kvm-sea(?:-[a-z]+)+", path.read_text()))
+        assert named <= flags, path.name
+
+
+@pytest.mark.parametrize("index", range(2), ids=["GitHub Actions", "LAVA"])
+def test_yaml_of_ci_systems(index: int) -> None:
+    definition = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text("ci-systems.md"), re.DOTALL)[index])
+    jobs = definition["run"]["steps"] if index else definition["jobs"]["simulated"]["steps"]
+    steps = [job if isinstance(job, str) else job.get("run", "") for job in jobs]
+    assert any("pytest --pyargs pytest_kvm_sea.selftests" in step for step in steps)
+
+
+def test_results_for_lava(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example runs as it stands, with a `lava-test-case` that writes down what it is told."""
+    pytester.makepyfile(
+        test_x="""
+        import pytest
+
+        def test_passes(kvm_sea_target): pass
+
+        def test_skips(kvm_sea_target): pytest.skip("[x] no")
+
+        def test_fails(kvm_sea_target): assert 0
+        """
+    )
+    pytester.runpytest_inprocess("--kvm-sea-platform=ampereone", "--kvm-sea-json=run.jsonl")
+    command = pytester.path / "bin/lava-test-case"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {pytester.path}/told\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    done = subprocess.run([sys.executable, DOCS / "examples/lava_results.py", "run.jsonl"], check=False)
+    assert done.returncode == 0
+    assert (pytester.path / "told").read_text().splitlines() == [
+        "test_x.py_test_passes_sim-ampereone-mainline --result pass",
+        "test_x.py_test_skips_sim-ampereone-mainline --result skip",
+        "test_x.py_test_fails_sim-ampereone-mainline --result fail",
+    ]
