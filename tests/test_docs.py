@@ -18,12 +18,14 @@ from types import ModuleType
 import pytest
 import yaml
 
+import pytest_kvm_sea
 from pytest_kvm_sea import command_line, plugin, properties
 from pytest_kvm_sea.gate import verdict
 from pytest_kvm_sea.gate.loader import parse
 from pytest_kvm_sea.gate.model import Expectations, Known, Promise, Skip
 from pytest_kvm_sea.gating import gate as gating_gate
 from pytest_kvm_sea.gating import promises
+from pytest_kvm_sea.guest import cc
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
 from pytest_kvm_sea.reports import trace
 from pytest_kvm_sea.requirements import REQUIREMENTS
@@ -49,6 +51,28 @@ def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> No
     pytester.makepyfile(block(page, "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
     result.assert_outcomes(passed=tests)
+
+
+ZIG = shlex.join(("python", *cc.ZIG, *cc.ZIG_OPTIONS))
+
+
+@pytest.mark.skipif(
+    not cc.compilers(), reason="[c-compiler] no C compiler for AArch64: apt install gcc-aarch64-linux-gnu, or ziglang"
+)
+@pytest.mark.parametrize("kind", list(cc.compilers()) or ["none"])
+def test_the_guest_in_c(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Built by the command of the page in a shell, by either of its compilers, and run."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(pytest_kvm_sea.__file__).parents[1]))
+    (pytester.path / "guest.c").write_text(block("guests-in-c.md", "c"))
+    command = block("guests-in-c.md", "sh")
+    assert f"`{ZIG}`" in text("guests-in-c.md")
+    if kind == "zig":
+        command = command.replace("aarch64-linux-gnu-gcc", ZIG)
+    subprocess.run(["sh", "-ec", command], check=True)
+    pytester.makepyfile(block("guests-in-c.md", "python"))
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
+    result.assert_outcomes(passed=1)
 
 
 _VARIES = re.compile(

@@ -175,7 +175,7 @@ def test_an_unrelated_run_loads_nothing_heavy() -> None:
 
 
 SKIPPED_DIRECTORIES = {"__pycache__", ".git", ".tox", ".venv", "build", "dist"}
-SKIPPED_SUFFIXES = {".pyc", ".json", ".bin"}
+SKIPPED_SUFFIXES = {".pyc", ".json", ".bin", ".elf"}
 """Files without a place for a comment."""
 
 
@@ -209,7 +209,7 @@ def test_no_file_names_a_machine() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in files()
-        if path.suffix not in {".pyc", ".bin"} and path != Path(__file__)
+        if path.suffix not in {".pyc", ".bin", ".elf"} and path != Path(__file__)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if FOREIGN.search(line)
     ]
