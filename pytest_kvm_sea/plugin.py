@@ -138,9 +138,11 @@ def pytest_runtest_makereport(
     if not item.config.stash.get(IN_USE, False):
         return (yield)
     _spare_traceback(item, call)
-    report = yield
     from pytest_kvm_sea import storytelling
 
+    if call.excinfo is not None:
+        storytelling.shorten(item, call.excinfo)
+    report = yield
     storytelling.tell(item, call, report)
     return report
 

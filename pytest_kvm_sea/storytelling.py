@@ -17,6 +17,8 @@ from pytest_kvm_sea.command_line import TRACE
 from pytest_kvm_sea.options import settings
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.reports.story import Story
     from pytest_kvm_sea.stories.evidence import Evidence
@@ -27,6 +29,7 @@ DIRECTORY = "kvm-sea"
 """Below the directory of pytest's cache."""
 PAYLOAD = "kvm_sea"
 """As in `reporting`, which reads it."""
+_PACKAGE = Path(__file__).parent
 _EVIDENCE: pytest.StashKey[Evidence] = pytest.StashKey()
 _PYTEST_TIMEOUT = re.compile(r"Timeout \(?>\s*[\d.]+s\)?")
 """How pytest-timeout ends a test (method signal)."""
@@ -43,6 +46,29 @@ def begin(item: pytest.Item, target: Target, host: Host, *, fresh: bool) -> Evid
 def evidence_of(node: pytest.Item) -> Evidence:
     """What `begin` made for this test."""
     return node.stash[_EVIDENCE]
+
+
+def shorten(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """End a traceback where it goes into this package, if it ends in an error of its own.
+
+    Whoever reads it wants the line of the test and what was wrong there. With --full-trace everything stays, and so
+    it does for an exception of Python's, which is a fault of ours. To be called before anybody looks at the traceback.
+    """
+    if item.config.getoption("fulltrace") or not type(excinfo.value).__module__.startswith("pytest_kvm_sea."):
+        return
+    entry: TracebackType | None = excinfo.tb
+    last = None
+    while entry is not None:
+        if not _is_ours(entry.tb_frame.f_code.co_filename):
+            last = entry
+        entry = entry.tb_next
+    if last is not None:
+        last.tb_next = None
+
+
+def _is_ours(file: str) -> bool:
+    path = Path(file)
+    return path.is_relative_to(_PACKAGE) and not path.is_relative_to(_PACKAGE / "selftests")
 
 
 def tell(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:

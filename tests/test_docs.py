@@ -107,7 +107,7 @@ def test_the_numbers_of_the_trace() -> None:
 def test_ktap_example(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_example=block("ktap.md", "python"))
     pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone", "--kvm-sea-ktap=out")
-    assert (pytester.path / "out").read_text() == block("ktap.md", "ktap")
+    assert (pytester.path / "out").read_text() == block("ktap.md", "text")
 
 
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:

@@ -230,3 +230,39 @@ def test_two():
 """,
     )
     result.assert_outcomes(passed=2)
+
+
+LOOPS = """
+from pytest_kvm_sea.guest.program import GuestProgram
+
+
+def guest_code(g):
+    with g.loop():
+        g.nop()
+
+
+def helper(vcpu):
+    vcpu.expect_done()
+
+
+def test_loops(kvm_sea_vm):
+    helper(kvm_sea_vm(GuestProgram.build(guest_code)).vcpus[0])
+
+
+def test_slip(kvm_sea_vm):
+    kvm_sea_vm(None).vcpus[0].set_reg("pc", "nowhere")
+"""
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["short", "full-trace"])
+def test_a_traceback_ends_in_the_test(pytester: pytest.Pytester, whole: bool) -> None:
+    """Where the error is one of ours. An exception of Python's is a fault of this package, and shown as it is."""
+    pytester.makepyfile(LOOPS)
+    options = ["--full-trace"] if whole else []
+    result = pytester.runpytest_inprocess("--kvm-sea-platform=ampereone", "--kvm-sea-timeout=0.05", *options)
+    result.assert_outcomes(failed=2)
+    loops, slip = result.stdout.str().split("test_slip[", 1)
+    assert ("def _run_once" in loops) is whole
+    assert "    vcpu.expect_done()" in loops
+    assert "GuestTimeoutError: the guest did not end within 0.05 s" in loops
+    assert "def set_reg" in slip
