@@ -12,13 +12,13 @@ import enum
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from pytest_kvm_sea import command_line, fixtures, plugin
+from pytest_kvm_sea import command_line, commands, fixtures, plugin
 from pytest_kvm_sea.platforms import model
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
 from pytest_kvm_sea.platforms.schema import format_size, size
@@ -40,7 +40,8 @@ _REQUIREMENTS = """\
 # Requirements
 
 What a test can need of a host (mark `kvm_sea_requires`), and what a gate can promise. Each is found out by using the
-thing itself. Where one that it needs is missing, only that is reported.
+thing itself. Where one that it needs is missing, only that is reported. `--kvm-sea-doctor` probes a host for all of
+them.
 
 """
 
@@ -88,13 +89,13 @@ def marks() -> str:
 def requirements() -> str:
     """Every requirement."""
 
-    def rows() -> Iterator[tuple[str, ...]]:
-        for requirement in REQUIREMENTS.values():
-            text = inspect.cleandoc(requirement.probe.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-            needs = ", ".join(f"`{name}`" for name in requirement.needs)
-            yield f"`{requirement.name}`", text, needs
+    def rows(names: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+        for name, text in names.items():
+            yield f"`{name}`", text, ", ".join(f"`{need}`" for need in REQUIREMENTS[name].needs)
 
-    return _REQUIREMENTS + table(("name", "what is looked at", "needs"), rows())
+    head = ("name", "what the host has", "needs")
+    parts = [f"\n## {title}\n\n{table(head, rows(names))}" for title, names in commands.GROUPS.items()]
+    return _REQUIREMENTS.rstrip("\n") + "\n" + "".join(parts)
 
 
 def platforms() -> str:
