@@ -170,7 +170,7 @@ SKIPPED_SUFFIXES = {".pyc", ".json", ".bin"}
 def files() -> Iterator[Path]:
     """The files of the checkout, but for those that tools leave behind (.gitignore)."""
     for path in sorted(ROOT.iterdir()):
-        if path.is_file():
+        if path.is_file() and path.name != ".git":  # a file in a linked worktree
             yield path
     for name in ("pytest_kvm_sea", "tests", "fixtures", "docs", ".ci"):
         for path in sorted((ROOT / name).rglob("*")):
