@@ -90,6 +90,8 @@ class Kernel:
     """Since 6.17: an injected exception is entered at once. False: it is marked, and entered by the next KVM_RUN."""
     s1ptw_level: bool = True
     """Since 7.0: an abort injected for a failed stage-1 walk carries the level of the walk."""
+    userfault: bool = False
+    """KVM userfault as proposed: memslots with a bitmap of pages to keep out of stage 2. In no released kernel."""
     lockdown: Lockdown = Lockdown.NONE
     """Mode of kernel lockdown; from integrity on, the files of EINJ cannot be opened."""
 

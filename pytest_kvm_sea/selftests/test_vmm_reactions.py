@@ -25,9 +25,9 @@ from pytest_kvm_sea.selftests.scenario import (
     populate,
     run_to_sea,
 )
-from pytest_kvm_sea.vmm.exits import MmioExit, NisvExit, SeaExit
+from pytest_kvm_sea.vmm.exits import MemoryFaultExit, MmioExit, NisvExit, SeaExit
 from pytest_kvm_sea.vmm.memory_errors import Decision, MemoryErrors
-from pytest_kvm_sea.vmm.protection import MemslotSplit
+from pytest_kvm_sea.vmm.protection import MemslotSplit, UserfaultBitmap
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.fixtures import VmFactory
@@ -46,7 +46,9 @@ NO_PAGE = "[sea-page] nobody tells the page of the error; a host whose cores tra
 
 pytestmark = [
     pytest.mark.kvm_sea_requires(*NEEDS),
-    pytest.mark.kvm_sea_distinct("kernel.uapi", "kernel.sea_to_user", "kernel.page_size", "cpu.ras", "cpu.sea_far"),
+    pytest.mark.kvm_sea_distinct(
+        "kernel.uapi", "kernel.sea_to_user", "kernel.page_size", "kernel.userfault", "cpu.ras", "cpu.sea_far"
+    ),
 ]
 
 
@@ -81,7 +83,7 @@ def run(vcpu: Vcpu, errors: MemoryErrors) -> list[str]:
             story.append(decision.value)
             if decision is Decision.RESTART:
                 return story
-        elif isinstance(result, MmioExit | NisvExit):
+        elif isinstance(result, MmioExit | NisvExit | MemoryFaultExit):
             assert errors.refuse(vcpu, result), f"not an access to a protected page: {result}"
             story.append("refused")
         else:
@@ -144,6 +146,20 @@ def test_a_protected_page_is_not_consumed_again(kvm_sea_vm: VmFactory, kvm_sea_e
     assert vm.get_global("far") == NEIGHBOUR
     assert vm.get_global("data") == DATA, "the rest of the memory is as it was"
     assert len(vm.memory.regions) == before + 1
+
+
+@pytest.mark.kvm_sea_requires("userfault")
+def test_a_page_protected_by_userfault(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
+    """With KVM userfault no memslot is split: every access to the page, a fetch too, is an exit that tells its page."""
+    vm = prepare(kvm_sea_vm, kvm_sea_einj, (FIRST, FIRST, NEIGHBOUR, SECOND), FIRST)
+    regions = list(vm.memory.regions)
+    protection = UserfaultBitmap(vm)
+    errors = MemoryErrors(vm, protection=protection)
+    assert run(vm.vcpus[0], errors) == ["replayed", "past 1", "refused", "past 2", "refused", "past 3", "past 4"]
+    assert vm.get_global("aborts") == 3
+    assert vm.get_global("data") == DATA
+    assert vm.memory.regions == regions
+    protection.close()
 
 
 def test_aborts_injected_twice(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:

@@ -187,6 +187,15 @@ class SystemEvent(ctypes.Structure):
     data: ctypes.Array[ctypes.c_uint64]
 
 
+class MemoryFault(ctypes.Structure):
+    """kvm_run.memory_fault."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("gpa", ctypes.c_uint64), ("size", ctypes.c_uint64))
+    flags: int
+    gpa: int
+    size: int
+
+
 class _RunUnion(ctypes.Union):
     _fields_ = (
         ("mmio", Mmio),
@@ -196,6 +205,7 @@ class _RunUnion(ctypes.Union):
         ("fail_entry", FailEntry),
         ("internal", Internal),
         ("system_event", SystemEvent),
+        ("memory_fault", MemoryFault),
         ("padding", ctypes.c_uint8 * KVM_RUN_UNION_SIZE),
     )
 
@@ -229,3 +239,4 @@ class KvmRun(ctypes.Structure):
     fail_entry: FailEntry
     internal: Internal
     system_event: SystemEvent
+    memory_fault: MemoryFault

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_kvm_sea.addresses import GuestPA, GuestVA
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError
+from pytest_kvm_sea.vmm.exits import MemoryFaultExit, MmioExit, NisvExit
 from pytest_kvm_sea.vmm.injection import write_abort
 
 if TYPE_CHECKING:
-    from pytest_kvm_sea.vmm.exits import MmioExit, NisvExit, SeaExit
+    from pytest_kvm_sea.vmm.exits import SeaExit
     from pytest_kvm_sea.vmm.vcpu import Vcpu
     from pytest_kvm_sea.vmm.vm import Vm
 
@@ -102,13 +103,12 @@ class MemoryErrors:
             self.protection.protect(page)
         return decision
 
-    def refuse(self, vcpu: Vcpu, access: MmioExit | NisvExit) -> bool:
+    def refuse(self, vcpu: Vcpu, access: MmioExit | NisvExit | MemoryFaultExit) -> bool:
         """An access that left the guest: where it was to a page that is protected, the guest gets an abort for it.
 
         False: it was not, and is somebody else's business. No memory is read, so no error is consumed again.
         """
-        address = access.fault_ipa if hasattr(access, "fault_ipa") else access.address
-        page = self._page_of(GuestPA(address))
+        page = self._page_of(_address(access))
         if self.protection is None or not self.protection.is_protected(page):
             return False
         vcpu.inject_data_abort()
@@ -132,6 +132,12 @@ class MemoryErrors:
         if page is not None:
             return "page", page
         return ("gva", sea.gva) if sea.gva_valid else ("error", len(self.log))
+
+
+def _address(access: MmioExit | NisvExit | MemoryFaultExit) -> GuestPA:
+    if isinstance(access, MmioExit):
+        return access.address
+    return access.fault_ipa if isinstance(access, NisvExit) else access.gpa
 
 
 def replay(vcpu: Vcpu, sea: SeaExit) -> None:

@@ -146,7 +146,7 @@ class Vcpu:
                 code = self._run_once()
                 if received := signals():
                     return SigbusExit(tuple(received))
-                if code == 0:
+                if code == 0 or (code == errno.EFAULT and self._run_page.exit_reason == kvm.Exit.MEMORY_FAULT):
                     return decode_exit(self._run_page, self.vm.revision)
                 if code != errno.EINTR:
                     raise RunError(

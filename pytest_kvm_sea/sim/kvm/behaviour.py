@@ -33,6 +33,8 @@ class Behaviour:
     """An injected syndrome's IL bit is that of ESR_EL2 (until 7.1)."""
     s1ptw_level: bool
     """An abort injected after a stage-2 fault on a stage-1 walk names the walk's level (since 7.0)."""
+    userfault: bool
+    """KVM userfault, as proposed."""
     ras: bool
     """FEAT_RAS on the host."""
     ease: bool
@@ -57,6 +59,7 @@ def behaviour_of(platform: Platform) -> Behaviour:
         immediate=kernel.immediate_injection,
         il_from_last_trap=kernel.il_from_last_trap,
         s1ptw_level=kernel.s1ptw_level,
+        userfault=kernel.userfault,
         ras=cpu.ras,
         ease=cpu.ease,
         ipa_limit=cpu.ipa_bits,
