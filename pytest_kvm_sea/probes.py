@@ -107,6 +107,15 @@ def sea_to_user(host: Host) -> Finding:
     return None
 
 
+def abort_esr(host: Host) -> Finding:
+    if host.revision.injects_with_esr:
+        return None
+    return (
+        f"in the revision {host.revision.name} a VMM cannot give the syndrome of an abort to KVM_SET_VCPU_EVENTS",
+        "a kernel with the follow-up of the series, and --kvm-sea-uapi follow-up",
+    )
+
+
 def userfault(host: Host) -> Finding:
     """Used, not asked for: the number of its capability was given to something else."""
     try:

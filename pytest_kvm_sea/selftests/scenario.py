@@ -237,7 +237,9 @@ def replay(vcpu: Vcpu, sea: SeaExit, way: str) -> None:
             instruction=sea.is_instruction_abort,
             iss=0 if sea.far_valid else syndromes.FNV,
         )
-    elif sea.is_instruction_abort:
-        vcpu.inject_instruction_abort()
+        return
+    iss = syndromes.FNV if vcpu.vm.revision.injects_with_esr and not sea.far_valid else None
+    if sea.is_instruction_abort:
+        vcpu.inject_instruction_abort(iss)
     else:
-        vcpu.inject_data_abort()
+        vcpu.inject_data_abort(iss)

@@ -146,9 +146,11 @@ def replay(vcpu: Vcpu, sea: SeaExit) -> None:
     By KVM_SET_VCPU_EVENTS where that can; an instruction abort on a kernel without KVM_CAP_ARM_INJECT_EXT_IABT by the
     vCPU's registers, as the documentation of the series allows.
     """
+    # Where KVM takes a syndrome the guest can be told that its FAR is garbage.
+    iss = syndromes.FNV if vcpu.vm.revision.injects_with_esr and not sea.far_valid else None
     if not sea.is_instruction_abort:
-        vcpu.inject_data_abort()
+        vcpu.inject_data_abort(iss)
     elif vcpu.vm.revision.cap_inject_ext_iabt is not None:
-        vcpu.inject_instruction_abort()
+        vcpu.inject_instruction_abort(iss)
     else:
         write_abort(vcpu, GuestVA(sea.gva), instruction=True, iss=0 if sea.far_valid else syndromes.FNV)

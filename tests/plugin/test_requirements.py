@@ -20,7 +20,7 @@ from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.revisions import REVISIONS
 
-IABT = "inject-ext-iabt"
+IABT, ESR = "inject-ext-iabt", "abort-esr"
 
 LACKING = {
     "ampereone": [IABT],
@@ -31,6 +31,7 @@ LACKING = {
     "einj-no-parameters": [IABT, "einj-parameters"],
     "einj-no-poison": [IABT],
     "einj-not-loaded": [IABT, "einj-module"],
+    "follow-up": [],
     "host-64k": [IABT, "hugetlb-1g"],
     "locked-down": [IABT, "lockdown"],
     "mainline-6.19": [IABT],
@@ -39,9 +40,9 @@ LACKING = {
     "no-ras": ["ras", IABT],
     "no-ras-parity": ["ras", IABT],
     "no-sea-capability": ["sea-to-user", IABT],
-    "series-v1": [],
-    "series-v1-neoverse-v2": [],
-    "series-v1-parity": ["ras"],
+    "series-v1": [ESR],
+    "series-v1-neoverse-v2": [ESR],
+    "series-v1-parity": ["ras", ESR],
     "unprivileged": [IABT, "root"],
     "userfault": [IABT],
 }
