@@ -30,11 +30,11 @@ def _note(g: Guest, regs: ExRegs) -> None:
 
 
 @cache
-def survivor(addresses: tuple[int, ...], *, fetch: int | None = None) -> GuestProgram:
+def survivor(addresses: tuple[int, ...], *, fetch: int | None = None, store: int | None = None) -> GuestProgram:
     """Reads every address in turn, and says the number of each (1 for the first) when it is past it.
 
     ``data`` is what the last read gave. With ``fetch`` it calls that address at the end; it comes back from an abort,
-    or from the RET there.
+    or from the RET there. With ``store`` it stores there at the end.
     """
 
     def guest_code(g: Guest) -> None:
@@ -45,6 +45,8 @@ def survivor(addresses: tuple[int, ...], *, fetch: int | None = None) -> GuestPr
         if fetch is not None:
             g.access(ACCESSES["fetch"], fetch)
             g.sync(len(addresses) + 1)
+        if store is not None:
+            g.write_u64(store, 1)
         g.done()
 
     def on_data_abort(g: Guest, regs: ExRegs) -> None:
@@ -60,3 +62,15 @@ def survivor(addresses: tuple[int, ...], *, fetch: int | None = None) -> GuestPr
         (Vector.SYNC_CURRENT, EC.IABT_CURRENT): on_fetch_abort,
     }
     return program(guest_code, el0=False, handlers=handlers, variables=dict.fromkeys(RECORD, 0))
+
+
+@cache
+def talker() -> GuestProgram:
+    """Prints a number that it computes, says that it is past that, and prints it again from the same place."""
+
+    def guest_code(g: Guest) -> None:
+        with g.loop(2):
+            g.printf("%lu", g.load_global("data"))
+            g.sync(1)
+
+    return program(guest_code, el0=False, handlers={})
