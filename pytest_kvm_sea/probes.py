@@ -22,6 +22,7 @@ from pytest_kvm_sea.ras.pagemap import PATH as PAGEMAP
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.registers import register_id
 from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
+from pytest_kvm_sea.uapi.userfault import KVM_MEM_USERFAULT, KVM_SET_USER_MEMORY_REGION2, UserspaceMemoryRegion2
 
 Finding: TypeAlias = tuple[str, str] | None
 """What is missing, and how to get it; None where nothing is."""
@@ -102,6 +103,36 @@ def sea_to_user(host: Host) -> Finding:
         return (
             f"the kernel cannot enable capability {number} ({_text(error)}), which is not its {name}",
             f"the kernel does not speak the revision {host.revision.name}: choose another with --kvm-sea-uapi",
+        )
+    return None
+
+
+def abort_esr(host: Host) -> Finding:
+    if host.revision.injects_with_esr:
+        return None
+    return (
+        f"in the revision {host.revision.name} a VMM cannot give the syndrome of an abort to KVM_SET_VCPU_EVENTS",
+        "a kernel with the follow-up of the series, and --kvm-sea-uapi follow-up",
+    )
+
+
+def userfault(host: Host) -> Finding:
+    """Used, not asked for: the number of its capability was given to something else."""
+    try:
+        with _vm(host) as vm, closing(host.map_memory(0x1_0000)) as memory:
+            vm.ioctl(
+                KVM_SET_USER_MEMORY_REGION2,
+                UserspaceMemoryRegion2(
+                    flags=KVM_MEM_USERFAULT,
+                    memory_size=memory.size,
+                    userspace_addr=memory.address,
+                    userfault_bitmap=memory.address,
+                ),
+            )
+    except OSError as error:
+        return (
+            f"the kernel has no KVM userfault ({_text(error)}), a proposal that is in no released kernel",
+            "--kvm-sea-host sim and --kvm-sea-platform userfault",
         )
     return None
 

@@ -61,6 +61,8 @@ REQUIREMENTS: dict[str, Requirement] = {
         Requirement("firmware-ghes", probes.firmware_ghes, ("firmware-stage2",)),
         Requirement("hugetlb-2m", probes.hugetlb_2m),
         Requirement("hugetlb-1g", probes.hugetlb_1g),
+        Requirement("abort-esr", probes.abort_esr, ("inject-ext-iabt",)),
+        Requirement("userfault", probes.userfault, ("kvm",)),
         Requirement("double-fault2", probes.double_fault2, ("kvm",)),
     )
 }

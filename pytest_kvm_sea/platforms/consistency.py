@@ -23,6 +23,7 @@ class Implication:
 IMPLICATIONS = (
     Implication(("cpu.ras", True), ("cpu.parity", False), "with FEAT_RAS the status codes for parity are reserved"),
     Implication(("kernel.uapi", "series-v1"), ("kernel.sea_to_user", True), "the series adds the capability"),
+    Implication(("kernel.uapi", "follow-up"), ("kernel.sea_to_user", True), "it is on top of the series"),
     Implication(
         ("kernel.page_size", 64 * KIB),
         ("hugepages.free_1g", 0),

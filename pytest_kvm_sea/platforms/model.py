@@ -95,8 +95,8 @@ class Lockdown(enum.Enum):
 class Kernel:
     release: Annotated[str, Pattern(r"\d+\.\d+[-+.~\w]*", "a kernel release such as 7.3.4 or 6.15.0-rc5")] = "7.3.4"
     """As uname -r prints it."""
-    uapi: Annotated[str, OneOf(("mainline", "series-v1"))] = "mainline"
-    """Revision of the user API: mainline or series-v1."""
+    uapi: Annotated[str, OneOf(("mainline", "series-v1", "follow-up"))] = "mainline"
+    """Revision of the user API: mainline, series-v1 (the series as first posted) or follow-up (posted after its v3)."""
     page_size: Annotated[int, Unit(), OneOf((4 * KIB, 16 * KIB, 64 * KIB))] = 4 * KIB
     """Page size of the host kernel: 4KiB, 16KiB or 64KiB."""
     sea_to_user: bool = True
@@ -107,6 +107,8 @@ class Kernel:
     """Since 6.17: an injected exception is entered at once. False: it is marked, and entered by the next KVM_RUN."""
     s1ptw_level: bool = True
     """Since 7.0: an abort injected for a failed stage-1 walk carries the level of the walk."""
+    userfault: bool = False
+    """KVM userfault as proposed: memslots with a bitmap of pages to keep out of stage 2. In no released kernel."""
     lockdown: Lockdown = Lockdown.NONE
     """Mode of kernel lockdown; from integrity on, the files of EINJ cannot be opened."""
 

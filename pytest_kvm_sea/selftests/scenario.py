@@ -164,6 +164,13 @@ def run_to_done(vcpu: Vcpu, broken: Broken) -> None:
     assert done, f"expected the guest to be done, got {result}; guest at {vcpu.where()}"
 
 
+def run_to_stage(vcpu: Vcpu, broken: Broken, stage: int) -> None:
+    """Run a guest that consumes the error until it says that it got to ``stage``. Skips as `run_to_sea` does."""
+    result = _resume(vcpu, broken)
+    there = isinstance(result, Ucall) and result.cmd is UcallCommand.SYNC and result.stage == stage
+    assert there, f"expected the guest at stage {stage:#x}, got {result}; guest at {vcpu.where()}"
+
+
 def _resume(vcpu: Vcpu, broken: Broken) -> Ucall | VmExit:
     """Run, and skip where the host makes the test impossible."""
     try:
@@ -230,7 +237,9 @@ def replay(vcpu: Vcpu, sea: SeaExit, way: str) -> None:
             instruction=sea.is_instruction_abort,
             iss=0 if sea.far_valid else syndromes.FNV,
         )
-    elif sea.is_instruction_abort:
-        vcpu.inject_instruction_abort()
+        return
+    iss = syndromes.FNV if vcpu.vm.revision.injects_with_esr and not sea.far_valid else None
+    if sea.is_instruction_abort:
+        vcpu.inject_instruction_abort(iss)
     else:
-        vcpu.inject_data_abort()
+        vcpu.inject_data_abort(iss)

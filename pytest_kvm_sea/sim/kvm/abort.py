@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.arm64 import esr as syndromes
@@ -13,6 +13,8 @@ from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.sim.apei import BUS_MCEERR_AR
 from pytest_kvm_sea.sim.kvm import sea
 from pytest_kvm_sea.sim.kvm.arguments import fail
+from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.userfault import KVM_MEMORY_EXIT_FLAG_USERFAULT
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.sim.kvm.memslots import Memslot
@@ -83,6 +85,8 @@ def _no_memory(vcpu: Vcpu, ipa: int, slot: Memslot | None) -> bool:
 
 def _user_mem_abort(vcpu: Vcpu, slot: Memslot, ipa: int) -> bool:
     """There is a slot: get the VMM's page. EFAULT where its mapping is gone, SIGBUS where the page is poisoned."""
+    if slot.is_userfault(ipa, vcpu.vm.memslots.page_size):
+        _memory_fault(vcpu, ipa)
     hva = HostVA(slot.hva(ipa))
     if vcpu.vm.process.resolve(hva) is None:
         fail(errno.EFAULT)
@@ -92,6 +96,16 @@ def _user_mem_abort(vcpu: Vcpu, slot: Memslot, ipa: int) -> bool:
         vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, HostVA(hva // size * size), size.bit_length() - 1))
         vcpu.signal()
     return True
+
+
+def _memory_fault(vcpu: Vcpu, ipa: int) -> NoReturn:
+    """The VMM keeps this page to itself (kvm_prepare_memory_fault_exit): KVM_RUN fails, and says what for."""
+    size = vcpu.vm.memslots.page_size
+    vcpu.run_page.exit_reason = kvm.Exit.MEMORY_FAULT
+    vcpu.run_page.memory_fault.flags = KVM_MEMORY_EXIT_FLAG_USERFAULT
+    vcpu.run_page.memory_fault.gpa = ipa // size * size
+    vcpu.run_page.memory_fault.size = size
+    fail(errno.EFAULT)
 
 
 def _is_fetch(esr: int) -> bool:

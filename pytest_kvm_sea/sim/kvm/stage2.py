@@ -63,6 +63,8 @@ class Stage2:
             raise Stage2Fault(self._translation_fault(ipa))
         if access is Access.WRITE and slot.readonly:
             raise Stage2Fault(self._permission_fault(ipa))
+        if slot.is_userfault(ipa, self._memslots.page_size):
+            raise Stage2Fault(self._translation_fault(ipa))
         hva = slot.hva(ipa & ~PAGE_MASK)
         found = self._process.resolve(hva, PAGE_SIZE)
         if found is None:
