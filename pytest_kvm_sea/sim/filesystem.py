@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
-from pytest_kvm_sea.sim import einj, procfs
+from pytest_kvm_sea.sim import einj_layout, procfs
 from pytest_kvm_sea.sim.acpi import einj_table
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
+from pytest_kvm_sea.sim.einj import Driver
 from pytest_kvm_sea.sim.files import DirectoryFile, TextFile, fail
 from pytest_kvm_sea.sim.lazy_tree import LazyTree
 
@@ -72,13 +73,13 @@ class Filesystem:
         self._root = platform.process.root
         self._nodes: dict[str, Node] = {}
         self._directories = {"/", ACPI_TABLES, DEBUGFS}
-        files = einj.files(platform)
+        files = einj_layout.files(platform)
         if platform.firmware.einj.table:
             table = einj_table(platform.firmware.einj, physical.map.firmware.start)
             files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
         directories = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
         self.tree = Tree(tree_root, files, directories) if shared else LazyTree(tree_root, files, directories)
-        self._driver = einj.Driver(platform, physical, firmware, self.tree)
+        self._driver = Driver(platform, physical, firmware, self.tree)
         self._register_memory_files(process, physical)
 
     def register(self, path: str, opener: Callable[[int], File], *, mode: int = 0o666, denied: int = 0) -> None:
