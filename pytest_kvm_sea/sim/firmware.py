@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.platforms.model import EinjOutcome
+from pytest_kvm_sea.sim.apei import Apei, Severity
+from pytest_kvm_sea.sim.memory_failure import MemoryFailure
 from pytest_kvm_sea.sim.physical import GRANULE
 
 if TYPE_CHECKING:
@@ -105,7 +107,10 @@ class Firmware:
         self._einj = platform.firmware.einj
         self._outcome = self._einj.outcome
         self._physical = physical
-        self._process = process
+        self.failure = MemoryFailure(physical, process)
+        """What the kernel does with the memory that is reported to it."""
+        self.apei = Apei(platform, self.failure, process)
+        """Where the kernel reads the reports."""
         self.next_status = _ANSWERS.get(self._outcome, Status.SUCCESS)
         """How the next commands end. With anything but SUCCESS nothing is injected."""
         self.injections: list[Injection] = []
@@ -129,8 +134,8 @@ class Firmware:
     def trigger(self) -> None:
         """The TRIGGER_ERROR table: the last error injected becomes visible, and the kernel is told of it.
 
-        Once per injection. The report is an asynchronous one: memory_failure takes the page out of service, and a
-        process that uses it is not killed before it touches the page (vm.memory_failure_early_kill is 0).
+        Once per injection. The report is an asynchronous one: memory_failure takes the page out of service; a process
+        that uses it is told when it touches the page, unless it wants to be told early.
         """
         if not self.injections or self.injections[-1].triggered:
             return
@@ -139,10 +144,20 @@ class Firmware:
         target = injection.target
         if target is None or not injection.poisoned:
             return
-        if self._physical.is_ram(target) and not self._physical.is_offline(target):
-            injection.offlined = target not in self._physical.map.kernel
-            if injection.offlined:
-                self._physical.offline(target)
+        before = self._physical.is_offline(target)
+        self.apei.report(target, Severity.RECOVERABLE)
+        injection.offlined = self._physical.is_offline(target) and not before
+
+    def scrub(self) -> list[HostPA]:
+        """The patrol scrubber has been through all of memory: every error that the kernel does not know is reported.
+
+        The pages that were.
+        """
+        pages = dict.fromkeys(self._physical.page(granule) for granule in self._physical.poison_granules)
+        unknown = [page for page in pages if self._physical.is_ram(page) and not self._physical.is_offline(page)]
+        for page in unknown:
+            self.apei.report(page, Severity.RECOVERABLE)
+        return unknown
 
     def _offers(self, request: Request) -> bool:
         types = self._einj.v2_error_types if request.is_v2 else self._einj.error_types

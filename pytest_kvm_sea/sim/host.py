@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.firmware import port
-from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
-from pytest_kvm_sea.sim.apei import Apei
+from pytest_kvm_sea.hosts.contract import Backing, File, MceKill, Memory, Sigbus
 from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
@@ -49,9 +48,10 @@ class SimHost:
             platform,
             self.process,
             self.physical,
-            Apei(platform.firmware.sea, self.physical, self.process),
+            self.firmware.apei,
             self._install,
         )
+        self.process.interrupt = self.interrupt
         self._given_tree = tree
         self._own_tree: tempfile.TemporaryDirectory[str] | None = None
         self._files = Filesystem(
@@ -106,10 +106,17 @@ class SimHost:
     def poison_page(self, address: HostVA, /) -> None:
         if not self.platform.process.root:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        hpa = self.process.hpa_of(address)
-        if hpa is None:
+        found = self.process.resolve(address)
+        if found is None:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        self.physical.offline(hpa)
+        memory, offset = found
+        if memory.lost(offset):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        with self.process.capture_sigbus():
+            self.firmware.failure.handle(memory.hpa(offset), action_required=True)
+
+    def set_mce_kill(self, policy: MceKill, /) -> None:
+        self.process.set_mce_kill(policy)
 
     @contextlib.contextmanager
     def capture_sigbus(self) -> Iterator[Callable[[], list[Sigbus]]]:

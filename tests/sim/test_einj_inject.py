@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.platforms.model import GIB, MIB, Einj, EinjOutcome, Hugepages, Kernel, Platform
 from pytest_kvm_sea.platforms.model import Firmware as FirmwareModel
 from pytest_kvm_sea.sim.filesystem import Filesystem
 from pytest_kvm_sea.sim.firmware import Component, Firmware, Request, Status
 from pytest_kvm_sea.sim.memory_map import Kind, Resource
-from pytest_kvm_sea.sim.physical import PhysicalMemory
+from pytest_kvm_sea.sim.physical import Offline, PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
 
 EINJ = "/sys/kernel/debug/apei/einj"
@@ -280,12 +281,17 @@ def test_without_the_file_the_trigger_always_runs(tmp_path: Path) -> None:
     assert machine.physical.is_offline(TARGET)
 
 
-def test_a_huge_page_goes_as_a_whole(machine: Machine) -> None:
-    pool = machine.physical.allocate(2 * MIB, huge_page=2 * MIB)
-    assert machine.inject(param1=f"{pool.hpa(0x5000):#x}", notrigger="0") == OK
-    assert machine.physical.is_offline(pool.hpa(0))
-    assert machine.physical.is_offline(pool.hpa(2 * MIB - 1))
-    assert machine.physical.poison_granules == (pool.hpa(0x5000),)
+def test_a_huge_page_leaves_its_pool(machine: Machine) -> None:
+    memory = machine.process.map_memory(2 * MIB, Backing.HUGETLB_2M)
+    memory.view[0] = 1
+    hpa = memory.hpa(0x5000)
+    assert machine.inject(param1=f"{hpa:#x}", notrigger="0") == OK
+    assert machine.physical.is_offline(hpa)
+    assert not machine.physical.is_offline(hpa - 4096)
+    assert memory.lost(0)
+    assert memory.lost(2 * MIB - 1)
+    assert machine.physical.pool_size(2 * MIB) == 7
+    assert machine.physical.poison_granules == (hpa,)
 
 
 def test_the_same_cell_twice(machine: Machine) -> None:
@@ -295,9 +301,10 @@ def test_the_same_cell_twice(machine: Machine) -> None:
     assert [injection.offlined for injection in machine.firmware.injections] == [True, False]
 
 
-def test_an_error_in_the_kernels_own_memory_offlines_nothing(machine: Machine) -> None:
+def test_an_error_in_the_kernels_own_memory_cannot_be_recovered(machine: Machine) -> None:
+    """The page is marked, for what that is worth, and injecting succeeds."""
     assert machine.inject(param1=f"{RAM:#x}", notrigger="0") == OK
-    assert not machine.physical.is_offline(RAM)
+    assert machine.physical.offline_was(RAM) is Offline.KERNEL
 
 
 def test_without_parameters_the_firmware_chooses(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ class Memslot:
         """The VMM's address of a guest physical address in this slot."""
         return HostVA(self.userspace_addr + ipa - self.base)
 
+    def holds_block(self, hva: HostVA, size: int) -> bool:
+        """Whether stage 2 may map the block of this size that holds ``hva`` (fault_supports_stage2_huge_mapping)."""
+        start = hva // size * size
+        return (
+            self.base % size == self.userspace_addr % size
+            and self.userspace_addr <= start
+            and start + size <= self.userspace_addr + self.size
+        )
+
 
 class Memslots:
     """The memslots of one VM."""

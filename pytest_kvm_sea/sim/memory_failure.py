@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel does about a page of broken memory, and whom it tells (mm/memory-failure.c).
+
+| who calls                                    | flags           | the process that has the page mapped               |
+|----------------------------------------------|-----------------|----------------------------------------------------|
+| GHES, for an SEA (synchronous)               | action required | the thread that consumed it: BUS_MCEERR_AR, forced |
+| madvise MADV_HWPOISON                        | action required | the caller: the same                               |
+| GHES, else (patrol scrub, EINJ's trigger)    | none            | only if it wants to know early: BUS_MCEERR_AO      |
+| hard_offline_page                            | none            | the same                                           |
+| soft_offline_page, corrected errors over the | soft offline    | nothing: its page is another one afterwards        |
+| threshold                                    |                 |                                                    |
+
+Whoever touches the page later finds a hwpoison entry: for a guest, KVM sends BUS_MCEERR_AR (`sim.kvm.abort`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+from pytest_kvm_sea.addresses import HostVA
+from pytest_kvm_sea.hosts.contract import Sigbus
+from pytest_kvm_sea.sim.physical import EHWPOISON, Offline
+from pytest_kvm_sea.sim.presence import Presence
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.sim.physical import PhysicalMemory
+    from pytest_kvm_sea.sim.process import Process, SimMemory
+
+BUS_MCEERR_AR, BUS_MCEERR_AO = 4, 5
+
+
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))
+
+
+class MemoryFailure:
+    """memory_failure and soft_offline_page of one host, with the sysctls that they look at."""
+
+    def __init__(self, physical: PhysicalMemory, process: Process) -> None:
+        self._physical = physical
+        self._process = process
+        self._lock = threading.RLock()
+        self.early_kill = False
+        """vm.memory_failure_early_kill: processes that did not say by prctl when they want to know, want it early."""
+        self.enable_soft_offline = True
+        """vm.enable_soft_offline."""
+
+    def handle(self, hpa: int, *, action_required: bool = False) -> None:
+        """memory_failure(): take the page at ``hpa`` away from everybody, for good.
+
+        OSError: ENXIO outside the kernel's memory; EBUSY if the page is the kernel's own, or a hugetlb page that is
+        promised to somebody (marked, not recovered); EHWPOISON if it was offline before. `SigbusNotCaptured` where
+        the signal would have killed the process.
+        """
+        physical = self._physical
+        if not physical.is_ram(hpa):
+            _fail(errno.ENXIO)
+        with self._lock:
+            if physical.is_offline(hpa):
+                signal = self._of_an_offline_page(hpa, action_required=action_required)
+                code = EHWPOISON
+            else:
+                signal, code = self._take_away(hpa), 0
+        if signal is not None:
+            self._tell(signal, action_required=action_required)
+        elif action_required:
+            code = 0  # nobody has it mapped any more: nothing is left to be done
+        if code:
+            _fail(code)
+
+    def soft_offline(self, hpa: int) -> None:
+        """soft_offline_page(): move what is in the page to another one, and take the page out of service.
+
+        OSError: ENXIO outside the kernel's memory, EOPNOTSUPP if switched off, ENOTRECOVERABLE if it is the kernel's
+        own, ENOMEM if there is no page to move to. A page that is offline already is no error.
+        """
+        physical = self._physical
+        if not physical.is_ram(hpa):
+            _fail(errno.ENXIO)
+        if not self.enable_soft_offline:
+            _fail(errno.EOPNOTSUPP)
+        with self._lock:
+            if physical.is_offline(hpa):
+                return
+            if hpa in physical.map.kernel:
+                _fail(errno.ENOTRECOVERABLE)
+            found = self._process.memory_at(hpa)
+            if found is not None:
+                self._process.migrate_entry(*found)
+            physical.take_offline(hpa, Offline.FREE)
+
+    def _take_away(self, hpa: int) -> Sigbus | None:
+        """Mark the page and unmap it; what there is to tell the process that had it."""
+        if hpa in self._physical.map.kernel:
+            self._physical.take_offline(hpa, Offline.KERNEL)
+            _fail(errno.EBUSY)
+        found = self._process.memory_at(hpa)
+        if found is None:
+            self._physical.take_offline(hpa, Offline.FREE)
+            return None
+        memory, offset = found
+        if memory.presence(offset) is not Presence.OWN:
+            self._take_free_page(hpa, memory, offset)
+            return None
+        signal = self._signal(memory, offset)
+        ordinary = self._physical.huge_page(hpa) is None
+        memory.frames.lose(offset)
+        self._physical.take_offline(hpa, Offline.ANONYMOUS if ordinary else Offline.FREE)
+        return signal
+
+    def _take_free_page(self, hpa: int, memory: SimMemory, offset: int) -> None:
+        """Frames are bound when memory is mapped: a real kernel would not have chosen one for this page yet."""
+        try:
+            self._process.migrate_entry(memory, offset)
+        except OSError:
+            self._physical.take_offline(hpa, Offline.FREE)
+            memory.frames.lose(offset)
+            _fail(errno.EBUSY)
+        self._physical.take_offline(hpa, Offline.FREE)
+
+    def _of_an_offline_page(self, hpa: int, *, action_required: bool) -> Sigbus | None:
+        """kill_accessing_process: by a walk through the page tables, for a hwpoison entry of this very page."""
+        if not action_required:
+            return None
+        found = self._process.hwpoison_entry(hpa)
+        return None if found is None else self._signal(*found)
+
+    def _signal(self, memory: SimMemory, offset: int) -> Sigbus:
+        """The page that failed, and how much of the mapping went with it."""
+        page = offset // memory.frames.page_size * memory.frames.page_size
+        return Sigbus(BUS_MCEERR_AR, HostVA(memory.address + page), memory.frames.entry.bit_length() - 1)
+
+    def _tell(self, signal: Sigbus, *, action_required: bool) -> None:
+        if action_required:
+            self._process.deliver_sigbus(signal)
+            return
+        thread = self._process.early_kill_thread(by_default=self.early_kill)
+        if thread is not None:
+            self._process.deliver_sigbus(Sigbus(BUS_MCEERR_AO, signal.address, signal.lsb), thread=thread)
