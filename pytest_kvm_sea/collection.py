@@ -41,11 +41,7 @@ def finish(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         target = callspec.params.get(TARGET) if callspec else None
         if isinstance(target, Target):
-            item.user_properties += [
-                ("kvm_sea_host", target.host),
-                ("kvm_sea_platform", target.name),
-                ("kvm_sea_revision", target.revision),
-            ]
+            item.user_properties += target.properties.items()
 
 
 def _check_marks(metafunc: pytest.Metafunc) -> None:

@@ -165,8 +165,11 @@ def add(parser: pytest.Parser) -> None:
 
 def given(config: pytest.Config) -> bool:
     """Whether any option was given, on the command line, in the environment or in the ini file."""
-    return any(
-        config.getoption(option.dest) is not None
-        or (not option.command and (option.variable in os.environ or config.getini(option.dest)))
-        for option in OPTIONS
+    return any(is_given(config, option) for option in OPTIONS)
+
+
+def is_given(config: pytest.Config, option: Option) -> bool:
+    """Whether this option was given, on the command line, in the environment or in the ini file."""
+    return config.getoption(option.dest) is not None or (
+        not option.command and (option.variable in os.environ or bool(config.getini(option.dest)))
     )

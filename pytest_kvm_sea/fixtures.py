@@ -56,28 +56,33 @@ class VmFactory(Protocol):
 @pytest.fixture
 def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iterator[Host]:
     """The host. Skips the test where it lacks what the marks `kvm_sea_requires` name, and says everything it lacks."""
-    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea import requirements, storytelling
     from pytest_kvm_sea.providers import open_host, probe_host
 
-    requirements.require(probe_host(request.config, kvm_sea_target), requirements.required(request.node))
+    shared = probe_host(request.config, kvm_sea_target)
+    requirements.require(shared, requirements.required(request.node))
     with open_host(request.config, kvm_sea_target) as host:
+        storytelling.begin(request.node, kvm_sea_target, host, fresh=host is not shared)
         yield host
 
 
 @pytest.fixture
 def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_host: Host) -> Iterator[VmFactory]:
     """Make a VM: `kvm_sea_vm(program)`, with one vCPU that will run it."""
-    from pytest_kvm_sea import injection, options, requirements
+    from pytest_kvm_sea import injection, options, requirements, storytelling
     from pytest_kvm_sea.providers import probe_host
     from pytest_kvm_sea.vmm.vm import Vm
 
     requirements.require(probe_host(request.config, kvm_sea_target), ["kvm"])
     timeout = options.settings(request.config).timeout
+    evidence = storytelling.evidence_of(request.node)
     made = ExitStack()
 
     def make(program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm:
-        vm = Vm(kvm_sea_host, ipa_bits=ipa_bits)
+        evidence.watch()
+        vm = Vm(kvm_sea_host, ipa_bits=ipa_bits, trace=evidence.trace)
         made.callback(vm.close)
+        evidence.vms.append(vm)
         if program is not None:
             vm.load(program)
         for _ in range(vcpus):
@@ -96,14 +101,16 @@ def kvm_sea_einj(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea
     Afterwards the pages are taken out of service: the kernel does not know that they are poisoned, and would hand them
     to somebody else.
     """
-    from pytest_kvm_sea import injection, requirements
+    from pytest_kvm_sea import injection, requirements, storytelling
     from pytest_kvm_sea.providers import probe_host
 
     found = requirements.missing(probe_host(request.config, kvm_sea_target), EINJ_NEEDS)
     found += injection.forbidden(request.config, kvm_sea_host)
     if found:
         pytest.skip(requirements.reason(found))
-    with injection.make_einj(request.node, kvm_sea_host) as einj:
+    evidence = storytelling.evidence_of(request.node)
+    evidence.watch()
+    with injection.make_einj(request.node, kvm_sea_host, evidence.trace) as einj:
         yield einj
     injection.forget(request.node)
 
@@ -116,22 +123,23 @@ def kvm_sea_firmware(
     kvm_sea_vm: VmFactory,  # noqa: ARG001 - what is broken must be repaired before the VMs are closed
 ) -> Iterator[Firmware]:
     """The firmware of an emulated or simulated host, which breaks stage-2 tables. Skips where there is none."""
-    from pytest_kvm_sea import requirements
+    from pytest_kvm_sea import requirements, storytelling
     from pytest_kvm_sea.providers import probe_host
     from pytest_kvm_sea.ras.firmware import Firmware
 
     requirements.require(probe_host(request.config, kvm_sea_target), ["firmware-stage2"])
-    firmware = Firmware(kvm_sea_host)
+    firmware = Firmware(kvm_sea_host, trace=storytelling.evidence_of(request.node).trace)
     yield firmware
     firmware.repair_all()
 
 
 @pytest.fixture
-def kvm_sea_pagemap(kvm_sea_host: Host) -> Pagemap:
+def kvm_sea_pagemap(request: pytest.FixtureRequest, kvm_sea_host: Host) -> Pagemap:
     """Translate host virtual to host physical addresses."""
+    from pytest_kvm_sea import storytelling
     from pytest_kvm_sea.ras.pagemap import Pagemap
 
-    return Pagemap(kvm_sea_host)
+    return Pagemap(kvm_sea_host, storytelling.evidence_of(request.node).trace)
 
 
 @pytest.fixture

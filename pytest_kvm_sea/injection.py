@@ -22,6 +22,7 @@ from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.ras.einj_files import Write
+    from pytest_kvm_sea.reports.trace import Trace
 
 _JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
 EINJ: pytest.StashKey[Einj] = pytest.StashKey()
@@ -35,7 +36,7 @@ def forbidden(config: pytest.Config, host: Host) -> list[Missing]:
     return [] if problem is None else [problem]
 
 
-def make_einj(item: pytest.Item, host: Host) -> Einj:
+def make_einj(item: pytest.Item, host: Host, trace: Trace) -> Einj:
     """The client of EINJ for one test. A simulated host has its own EINJ: no lock, and a journal only on demand."""
     chosen = settings(item.config)
     real = host.name != "sim"
@@ -47,7 +48,7 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
         say(item.config, "\n".join((f"kvm-sea: {item.nodeid} would write on {host.node}:", *map(str, writes))))
         pytest.skip(f"[dry-run] {len(writes)} writes were shown and none was made; leave out {DRY_RUN.flag}")
 
-    firmware = Firmware(host)
+    firmware = Firmware(host, trace=trace)
     breaks_tables = real and _breaks_tables(firmware)
     einj = Einj(
         host,
@@ -59,6 +60,7 @@ def make_einj(item: pytest.Item, host: Host) -> Einj:
             rehearse=rehearse if chosen.dry_run else None,
             mend=firmware.mend_einj if breaks_tables else None,
         ),
+        trace,
     )
     einj.broken_table_level = firmware.einj_level if breaks_tables else None
     item.stash[EINJ] = einj

@@ -90,6 +90,11 @@ def settings(config: pytest.Config) -> Settings:
     return config.stash[_SETTINGS]
 
 
+def exit_system(config: pytest.Config) -> str:
+    """The value of `--kvm-sea-exit-codes` alone: it counts for errors in all others, too."""
+    return _one(_given(config, EXIT_CODES), EXIT_SYSTEMS, "system") or EXIT_SYSTEMS[0]
+
+
 def header(config: pytest.Config) -> str:
     """The line at the start of a run that says what was chosen."""
     chosen = settings(config)

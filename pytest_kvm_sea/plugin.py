@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     command_line.add(parser)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    # What a worker of xdist ends with is between it and the controller.
+    if hasattr(config, "workerinput") or not command_line.is_given(config, command_line.EXIT_CODES):
+        return (yield)
+    from pytest_kvm_sea import exit_codes
+
+    return (yield from exit_codes.translate(config))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
@@ -40,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_cmdline_main")
+def pytest_kvm_sea_command(config: pytest.Config) -> int | None:
+    # A second function for the hook; pytest looks only at names that begin like this.
+    if not any(config.getoption(option.dest) is not None for option in command_line.OPTIONS if option.command):
+        return None
+    from pytest_kvm_sea import commands
+
+    return commands.run(config)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -79,11 +100,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    if call.excinfo is None or not item.config.stash.get(IN_USE, False):
-        return
-    outcome = call.excinfo.value
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    # Outermost: before anybody looks at the exception, and after pytest has judged what was expected.
+    if not item.config.stash.get(IN_USE, False):
+        return (yield)
+    _spare_traceback(item, call)
+    report = yield
+    from pytest_kvm_sea import storytelling
+
+    storytelling.tell(item, call, report)
+    return report
+
+
+def _spare_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    outcome = call.excinfo.value if call.excinfo is not None else None
     if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb"):
         # For a traceback pytest parses the source of every frame. Nobody sees the one of an expected failure, and
         # those of the known defects were a sixth of the time of the selftests.

@@ -7,14 +7,18 @@ reports of all.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvm_sea import resume
 from pytest_kvm_sea.options import settings
+from pytest_kvm_sea.outputs import Output, make_outputs
 from pytest_kvm_sea.reports.record import (
     CollectionError,
     Outcome,
@@ -25,9 +29,11 @@ from pytest_kvm_sea.reports.record import (
     Subtest,
     TestId,
 )
+from pytest_kvm_sea.resume import Resume
+from pytest_kvm_sea.targets import properties_of, targets
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 REPORTING = "kvm-sea-reporting"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -37,34 +43,17 @@ _SECTIONS = ("Captured stdout", "Captured stderr", "Captured log")
 _WHEN = {"setup": "setup", "call": "call", "teardown": "teardown"}
 
 
-class Output:
-    """A sink, and what became of it: one that cannot be written is left alone, and told of at the end."""
-
-    def __init__(self, name: str, sink: Sink) -> None:
-        self.name = name
-        """The option and its file, for messages."""
-        self.problem = ""
-        self._sink: Sink | None = sink
-        self._last = "the start"
-
-    def __call__(self, after: str, call: Callable[[Sink], None]) -> None:
-        """Do something with the sink; ``after``: the place in the run, for the message if it fails."""
-        if self._sink is None:
-            return
-        try:
-            call(self._sink)
-        except OSError as error:
-            self.problem = f"{self.name}: {error.strerror or error}; what was written ends before {after}"
-            self._sink.abandon()
-            self._sink = None
-
-
 class Reporting:
     """The pytest plugin that feeds the sinks of one run."""
 
-    def __init__(self, config: pytest.Config, outputs: Sequence[Output]) -> None:
+    def __init__(
+        self, config: pytest.Config, outputs: Sequence[Output], now: RunStart, resume: Resume | None = None
+    ) -> None:
         self._config = config
         self._outputs = outputs
+        self._start = resume.earlier.start if resume else now
+        self._targets = now.targets
+        self._resume = resume
         self._each = config.getoption("dist", "no") == "each"
         self._planned: list[TestId] = []
         self._is_planned = False
@@ -81,13 +70,7 @@ class Reporting:
     # The run
 
     def pytest_sessionstart(self) -> None:
-        start = RunStart(
-            time.time(),
-            version("pytest-kvm-sea"),
-            settings(self._config).host,
-            tuple(map(str, self._config.invocation_params.args)),
-        )
-        self._send("the first test", lambda sink: sink.start(start))
+        self._send("the first test", lambda sink: sink.start(self._start))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -107,7 +90,11 @@ class Reporting:
         if not self._is_planned:
             self._is_planned = True
             tests, errors = tuple(self._planned), tuple(self._errors.values())
+            if self._resume is not None:
+                tests, errors = self._resume.planned(tests, errors)
             self._send("the first test", lambda sink: sink.planned(tests, errors))
+            for record in self._resume.records if self._resume else ():
+                self._send(str(record.test), lambda sink, record=record: sink.finished(record))  # type: ignore[misc]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._plan()
@@ -130,6 +117,8 @@ class Reporting:
         if str(report.when) in ("teardown", "???") and "rerun" not in {str(phase.outcome) for phase in phases}:
             del self._pending[test]
             record = make_record(test, phases, self._subtests.pop(test, ()), worker)
+            if record.phase == "crash":  # xdist's report knows nothing of the test
+                record = replace(record, properties=properties_of(test.nodeid, self._targets))
             self._send(str(test), lambda sink: sink.finished(record))
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -148,8 +137,11 @@ class Reporting:
         self._plan()
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
         run = RunEnd(time.time(), exit_status, stopped, self._broken)
+        if self._resume is not None:
+            run = self._resume.end(run, self._planned, tuple(self._errors.values()))
+            session.exitstatus = run.exit_status
         self._send("the end", lambda sink: sink.end(run))
-        if self.problems and exit_status == pytest.ExitCode.OK:
+        if self.problems and run.exit_status == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @property
@@ -234,30 +226,30 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     return lines[0] if crash is not None else lines[-1]
 
 
-def make_outputs(config: pytest.Config) -> list[Output]:
-    """What is to be written. Raises pytest.UsageError for a file that cannot be."""
-    chosen = settings(config)
-    outputs: list[Output] = []
-
-    def add(flag: str, path: Path | str | None, make: Callable[[], Sink]) -> None:
-        if path is None:
-            return
-        try:
-            outputs.append(Output(f"{flag}={path}", make()))
-        except OSError as error:
-            raise pytest.UsageError(
-                f"{flag}: {path}: cannot be written: {error.strerror}; valid: a file in a directory that exists and"
-                " that you may write to"
-            ) from None
-
-    _ = chosen
-    return outputs
+def run_start(config: pytest.Config) -> RunStart:
+    """What is known of this process. Raises pytest.UsageError where the targets cannot be had."""
+    host, machine = settings(config).host, os.uname()
+    return RunStart(
+        time.time(),
+        version("pytest-kvm-sea"),
+        host,
+        tuple(map(str, config.invocation_params.args)),
+        {target.id: target.properties for target in targets(config)},
+        f"{machine.nodename} {machine.release} {machine.version}" if host == "linux" else "",
+    )
 
 
 def configure(config: pytest.Config) -> None:
     """Register the plugin if there is something to write and this process writes."""
     if hasattr(config, "workerinput"):
+        resume.configure_worker(config, config.workerinput)
         return
-    outputs = make_outputs(config)
+    if config.getoption("collectonly"):
+        return  # no run, and none that a file should end with
+    found = resume.find(config, lambda: run_start(config))
+    outputs = make_outputs(config, found)
+    if found is not None:
+        config.pluginmanager.register(found, resume.NAME)
     if outputs:
-        config.pluginmanager.register(Reporting(config, outputs), REPORTING)
+        now = found.now if found else run_start(config)
+        config.pluginmanager.register(Reporting(config, outputs, now, found), REPORTING)

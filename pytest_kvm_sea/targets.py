@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -29,6 +29,11 @@ class Target:
     name: str = ""
     """The platform's own name; empty on linux."""
 
+    @property
+    def properties(self) -> dict[str, str]:
+        """What reports say of a test that runs on this."""
+        return {"kvm_sea_host": self.host, "kvm_sea_platform": self.name, "kvm_sea_revision": self.revision}
+
     def load_platform(self) -> Platform:
         """What the host to simulate is like. Raises PlatformError; not for linux."""
         if self.platform is None:
@@ -44,6 +49,13 @@ def targets(config: pytest.Config) -> tuple[Target, ...]:
     if TARGETS not in config.stash:
         config.stash[TARGETS] = _choose(settings(config))
     return config.stash[TARGETS]
+
+
+def properties_of(nodeid: str, by_id: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """What a test ran on, by its name, for one that can say nothing any more; empty for tests that are not ours."""
+    name = nodeid.partition("[")[2]
+    found = [target for target in by_id if name.startswith((f"{target}-", f"{target}]"))]
+    return by_id[max(found, key=len)] if found else {}
 
 
 def _choose(given: Settings) -> tuple[Target, ...]:

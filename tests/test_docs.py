@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_kvm_sea import command_line, plugin
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
+from pytest_kvm_sea.reports import trace
 from pytest_kvm_sea.requirements import REQUIREMENTS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,6 +40,35 @@ def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> No
     pytester.makepyfile(block(page, "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
     result.assert_outcomes(passed=tests)
+
+
+_VARIES = re.compile(
+    r"0x[0-9a-f]+|\b[0-9a-f]{8}\b|\d+\.\d{3}\b|Linux \S+|-[0-9a-f]{8}\.txt|\.pytest_cache/d/kvm-sea| {2,}"
+)
+"""Numbers of a run, and the blanks that keep columns."""
+
+
+def shape(lines: Sequence[str]) -> list[str]:
+    return [_VARIES.sub("*", line).strip() for line in lines]
+
+
+def test_the_example_of_a_failure(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_mine=block("failures.md", "python"))
+    result = pytester.runpytest_inprocess("--kvm-sea-platform=ampereone", "--kvm-sea-trace=.pytest_cache/d/kvm-sea")
+    result.assert_outcomes(failed=1)
+    first = next(number for number, line in enumerate(result.outlines) if "kvm-sea: what happened" in line)
+    section = block("failures.md", "text").splitlines()
+    assert shape(result.outlines[first : first + len(section)]) == shape(section)
+
+
+def test_the_example_of_a_syndrome(pytester: pytest.Pytester) -> None:
+    command, *lines = block("failures.md", "console").splitlines()
+    result = pytester.runpytest_inprocess(*shlex.split(command)[2:])
+    assert result.outlines == lines
+
+
+def test_the_numbers_of_the_trace() -> None:
+    assert f"the first {trace.FIRST} and the last {trace.LAST} steps" in text("failures.md")
 
 
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:
@@ -113,3 +148,46 @@ def test_every_page_can_be_found() -> None:
     listed = re.findall(r"^([\w/-]+)$", text("index.md"), re.MULTILINE)
     pages = {str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md")} - {"index"}
     assert sorted(listed) == sorted(pages)
+
+
+def test_options_that_are_named_exist() -> None:
+    flags = {option.flag for option in command_line.OPTIONS}
+    for path in (*DOCS.rglob("*.md"), DOCS.parent / "README.md"):
+        named = set(re.findall(r"--kvm-sea(?:-[a-z]+)+", path.read_text()))
+        assert named <= flags, path.name
+
+
+@pytest.mark.parametrize("index", range(2), ids=["GitHub Actions", "LAVA"])
+def test_yaml_of_ci_systems(index: int) -> None:
+    definition = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text("ci-systems.md"), re.DOTALL)[index])
+    jobs = definition["run"]["steps"] if index else definition["jobs"]["simulated"]["steps"]
+    steps = [job if isinstance(job, str) else job.get("run", "") for job in jobs]
+    assert any("pytest --pyargs pytest_kvm_sea.selftests" in step for step in steps)
+
+
+def test_results_for_lava(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example runs as it stands, with a `lava-test-case` that writes down what it is told."""
+    pytester.makepyfile(
+        test_x="""
+        import pytest
+
+        def test_passes(kvm_sea_target): pass
+
+        def test_skips(kvm_sea_target): pytest.skip("[x] no")
+
+        def test_fails(kvm_sea_target): assert 0
+        """
+    )
+    pytester.runpytest_inprocess("--kvm-sea-platform=ampereone", "--kvm-sea-json=run.jsonl")
+    command = pytester.path / "bin/lava-test-case"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {pytester.path}/told\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    done = subprocess.run([sys.executable, DOCS / "examples/lava_results.py", "run.jsonl"], check=False)
+    assert done.returncode == 0
+    assert (pytester.path / "told").read_text().splitlines() == [
+        "test_x.py_test_passes_sim-ampereone-mainline --result pass",
+        "test_x.py_test_skips_sim-ampereone-mainline --result skip",
+        "test_x.py_test_fails_sim-ampereone-mainline --result fail",
+    ]

@@ -16,10 +16,16 @@ PACKAGE = Path(pytest_kvm_sea.__file__).parent
 ROOT = Path(__file__).parents[1]
 
 ORDER = (
+    "kselftest",
     "plugin",
+    "commands",
     "collection",
     "fixtures",
+    "storytelling",
     "reporting",
+    "exit_codes",
+    "outputs",
+    "resume",
     "injection",
     "providers",
     "targets",
@@ -30,6 +36,7 @@ ORDER = (
     "agreement",
     "selftests",
     "expectations",
+    "stories",
     "vmm",
     "ras",
     "guest",
@@ -170,7 +177,7 @@ SKIPPED_SUFFIXES = {".pyc", ".json", ".bin"}
 def files() -> Iterator[Path]:
     """The files of the checkout, but for those that tools leave behind (.gitignore)."""
     for path in sorted(ROOT.iterdir()):
-        if path.is_file():
+        if path.is_file() and path.name != ".git":  # a file in a linked worktree
             yield path
     for name in ("pytest_kvm_sea", "tests", "fixtures", "docs", ".ci"):
         for path in sorted((ROOT / name).rglob("*")):

@@ -31,6 +31,7 @@ from pytest_kvm_sea.ras.pagemap import Pagemap
 from pytest_kvm_sea.ras.retire import HARD_OFFLINE, retire
 from pytest_kvm_sea.ras.safeguards import Safeguards, check_named
 from pytest_kvm_sea.ras.target import GRANULE, GRANULE_MASK, check_address, check_mask, extent
+from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -106,10 +107,11 @@ class _Order:
 class Einj:
     """The client of EINJ on one host. Use it as a context manager, or call `close`."""
 
-    def __init__(self, host: Host, safeguards: Safeguards | None = None) -> None:
+    def __init__(self, host: Host, safeguards: Safeguards | None = None, trace: Trace = NO_TRACE) -> None:
         self._host = host
+        self._trace = trace
         self._safeguards = safeguards or Safeguards()
-        self._pagemap = Pagemap(host)
+        self._pagemap = Pagemap(host, trace)
         self._files = EinjFiles(host)
         self._open: list[tuple[Injection, str]] = []
         self.injections: list[Injection] = []
@@ -171,7 +173,7 @@ class Einj:
         with _injecting, deferred_interrupts():
             saved = {write.file: self._files.read(write.file) for write in knobs}
             entry = self._announce(order, knobs, saved)
-            return self._carry_out(order, knobs, Transaction(self._files, saved), entry)
+            return self._carry_out(order, knobs, Transaction(self._files, saved, self._trace), entry)
 
     def _carry_out(self, order: _Order, knobs: Sequence[Write], transaction: Transaction, entry: str) -> Injection:
         tried = False
@@ -192,6 +194,7 @@ class Einj:
             self._note(error, "failed", entry, error=str(error), certain=certain)
             self._note_restored(error, transaction, entry, failures)
             raise
+        self._trace.add(Step.INJECTED, None, order.hva, order.hpa, order.error_type, order.notrigger)
         failures = transaction.restore()
         injection = _injection(order, transaction, certain=True)
         self._keep(injection, entry)
@@ -309,6 +312,7 @@ class Einj:
     # Afterwards
 
     def _keep(self, injection: Injection, entry: str) -> None:
+        self._trace.broke(hva=injection.hva, hpa=injection.address)
         self.injections.append(injection)
         self._open.append((injection, entry))
 
@@ -335,11 +339,13 @@ class Einj:
         try:
             way = retire(self._host, injection.address, injection.hva)
         except RetireError as error:
+            self._trace.add(Step.RETIRED, None, injection.address, "", str(error))
             if self._safeguards.journal is not None:
                 self._safeguards.journal.told.add(entry)
             self._note(error, "kept", entry, error=str(error))
             command = Write(HARD_OFFLINE, f"{injection.address:#x}")
             return [". ".join([str(error), *getattr(error, "__notes__", ()), f"Do it by hand: {command}"])]
+        self._trace.add(Step.RETIRED, None, injection.address, way, None)
         self._note(None, "retired", entry, by=way)
         return []
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.ras.einj_errors import refused
 from pytest_kvm_sea.ras.errors import EinjError
+from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -93,9 +94,10 @@ def same_value(shown: str, written: str) -> bool:
 class Transaction:
     """The writes of one injection, and the way back."""
 
-    def __init__(self, files: EinjFiles, saved: dict[str, str]) -> None:
+    def __init__(self, files: EinjFiles, saved: dict[str, str], trace: Trace = NO_TRACE) -> None:
         """``saved``: what the files that will be written hold now."""
         self._files = files
+        self._trace = trace
         self._saved = saved
         self._changed: dict[str, str] = {}
         self._written: dict[str, str] = {}
@@ -109,7 +111,15 @@ class Transaction:
             # Before the write: one that fails may have changed the file all the same (error_type since 6.17).
             self._changed[write.file] = self._saved[write.file]
             self._written[write.file] = write.text
-        self._files.write(write.file, write.text)
+        self._do(write)
+
+    def _do(self, write: Write) -> None:
+        try:
+            self._files.write(write.file, write.text)
+        except EinjError as error:
+            self._trace.add(Step.WRITE, None, write, str(error))
+            raise
+        self._trace.add(Step.WRITE, None, write, None)
 
     def check(self) -> None:
         """EinjError where a file does not hold any more what was written to it: somebody else uses EINJ as well.
@@ -152,7 +162,7 @@ class Transaction:
                 continue
             self.writes.append(write)
             try:
-                self._files.write(write.file, write.text)
+                self._do(write)
             except EinjError as error:
                 self.unrestored.append(write.file)
                 # A text that the kernel refused before is refused again, and stays to be read as before.

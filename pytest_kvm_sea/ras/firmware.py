@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvm_sea.firmware.port import LONGEST, NAME, PATH
+from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.addresses import HostPA
@@ -48,6 +49,7 @@ class Firmware:
 
     host: Host
     broken: list[BrokenTable] = field(default_factory=list)
+    trace: Trace = NO_TRACE
 
     def break_table(self, page: HostPA) -> BrokenTable:
         """Make the table unreadable by which stage 2 of some VM maps a page of this host.
@@ -121,8 +123,10 @@ class Firmware:
                 _write(file, request, deadline)
                 reply = _read_line(file, deadline)
         except OSError as error:
+            self.trace.add(Step.FIRMWARE, None, operation, arguments, {"ok": False, "error": str(error)})
             raise FirmwareError(f"the firmware port {NAME} cannot be used: {error.strerror}") from error
         answer = json.loads(reply)
+        self.trace.add(Step.FIRMWARE, None, operation, arguments, answer)
         if not answer["ok"]:
             raise FirmwareError(f"the firmware refuses {operation!r}: {answer['error']}")
         return dict(answer)

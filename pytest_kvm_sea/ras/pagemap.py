@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.ras.errors import TranslationError, Untranslatable, errno_name
+from pytest_kvm_sea.reports.trace import NO_TRACE, Trace
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -83,8 +84,9 @@ class PagemapEntry:
 class Pagemap:
     """pagemap of this process on ``host``."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, trace: Trace = NO_TRACE) -> None:
         self._host = host
+        self._trace = trace
 
     def entry(self, hva: HostVA) -> PagemapEntry:
         """The entry of the page that holds ``hva``. TranslationError if it cannot be read."""
@@ -103,7 +105,9 @@ class Pagemap:
         """The physical address of the byte at ``hva``. TranslationError, with its reason, where there is none."""
         entry = self.entry(hva)
         if entry.pfn:
-            return HostPA(entry.pfn * self._host.page_size + hva % self._host.page_size)
+            hpa = HostPA(entry.pfn * self._host.page_size + hva % self._host.page_size)
+            self._trace.place(hva=hva, hpa=hpa)
+            return hpa
         reason, text = self._why(entry)
         raise TranslationError(hva, reason, text)
 

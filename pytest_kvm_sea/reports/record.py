@@ -113,6 +113,10 @@ class RunStart:
     """`sim` or `linux`."""
     command: Sequence[str] = ()
     """The arguments of pytest."""
+    targets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What the tests run on, by the id that their names start with; the value as `Record.properties` has it."""
+    machine: str = ""
+    """With host linux: the machine's name, the release and the version of its kernel. Otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True)

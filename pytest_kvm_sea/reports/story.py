@@ -63,6 +63,8 @@ class Syndrome:
     """`ESR_EL1`, or `arm_sea.esr`."""
     value: str
     fields: Sequence[Field] = ()
+    summary: str = ""
+    """All of it in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _BETWEEN = re.compile(r" \| (?=\[)")
@@ -36,19 +36,40 @@ def title(results: Iterable[Result]) -> str:
     return f"kvm-sea: {_plural(tests, 'test')} on {_plural(platforms, 'platform')}: {listed}"
 
 
-def lines(results: Iterable[Result]) -> list[str]:
-    """One line per outcome and reason, the most frequent first; a test that lacks two things counts in two lines."""
-    found = list(results)
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in found:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The tests that were skipped, or failed as expected, for one reason."""
+
+    outcome: str
+    """skipped or xfailed."""
+    reason: str
+    members: Sequence[Result]
+
+    @property
+    def platforms(self) -> list[str]:
+        """Where, sorted."""
+        return sorted({one.platform for one in self.members})
+
+
+def groups(results: Iterable[Result]) -> list[Group]:
+    """By outcome and reason, the most frequent first; a test that lacks two things is in two groups."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
         if result.outcome in ("skipped", "xfailed"):
             for reason in _BETWEEN.split(result.reason):
-                groups.setdefault((result.outcome, reason), []).append(result)
-    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
-    width = max((len(str(len(members))) for members in groups.values()), default=0)
+                found.setdefault((result.outcome, reason), []).append(result)
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
+    return [Group(outcome, reason, members) for (outcome, reason), members in ordered]
+
+
+def lines(results: Iterable[Result]) -> list[str]:
+    """One line per group."""
+    found = list(results)
+    grouped = groups(found)
+    width = max((len(str(len(group.members))) for group in grouped), default=0)
     text = [
-        f"{len(members):{width}} {outcome:7}  {reason}  ({', '.join(sorted({one.platform for one in members}))})"
-        for (outcome, reason), members in ordered
+        f"{len(group.members):{width}} {group.outcome:7}  {group.reason}  ({', '.join(group.platforms)})"
+        for group in grouped
     ]
     if found and all(result.outcome == "skipped" for result in found):
         text.append("nothing was tested: every test was skipped")

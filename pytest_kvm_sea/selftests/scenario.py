@@ -139,9 +139,9 @@ def break_table(vm: Vm, firmware: Firmware, gva: GuestVA) -> Broken:
     assert neighbour // PAGE_SIZE != gva // PAGE_SIZE, f"{gva:#x} is in the page that is touched first"
     populate(vm, neighbour)
     warm_up(vm, neighbour)
-    table = firmware.break_table(Pagemap(vm.host).translate(vm.gva_to_hva(neighbour)))
+    table = firmware.break_table(Pagemap(vm.host, vm.trace).translate(vm.gva_to_hva(neighbour)))
     hva = vm.gva_to_hva(gva)
-    return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host).translate(hva), walk_level=table.level)
+    return Broken(gva, vm.gva_to_gpa(gva), hva, Pagemap(vm.host, vm.trace).translate(hva), walk_level=table.level)
 
 
 def run_to_sea(vcpu: Vcpu, broken: Broken, *, write: bool = False) -> SeaExit:

@@ -24,14 +24,15 @@ from pytest_kvm_sea.selftests.scenario import START_GVA, add_memory, populate
 if TYPE_CHECKING:
     from pytest_kvm_sea.fixtures import VmFactory
     from pytest_kvm_sea.hosts.contract import Host
+    from pytest_kvm_sea.vmm.vm import Vm
 
 GVA = GuestVA(START_GVA + 0x4B80)
 pytestmark = pytest.mark.kvm_sea_distinct("kernel.page_size", "kernel.uapi", "kernel.sea_to_user", "cpu.ras", "process")
 
 
-def take_offline(host: Host, hva: HostVA) -> None:
+def take_offline(vm: Vm, hva: HostVA) -> None:
     try:
-        host.poison_page(hva)
+        vm.poison_page(hva)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -50,9 +51,9 @@ def test_page_that_is_offline(kvm_sea_vm: VmFactory, kvm_sea_host: Host, kind: s
         vm.enable_sea_to_user()
     populate(vm, GVA)
     hva = vm.gva_to_hva(GVA)
-    hpa = Pagemap(kvm_sea_host).translate(hva)
+    hpa = Pagemap(kvm_sea_host, vm.trace).translate(hva)
     assert not is_offline(kvm_sea_host, hpa)
-    take_offline(kvm_sea_host, hva)
+    take_offline(vm, hva)
     assert is_offline(kvm_sea_host, hpa), "the kernel took the page, but does not say so"
 
     page = kvm_sea_host.page_size
@@ -66,13 +67,13 @@ def test_page_that_is_offline(kvm_sea_vm: VmFactory, kvm_sea_host: Host, kind: s
 
 
 @pytest.mark.kvm_sea_requires("root")
-def test_other_memory_goes_on(kvm_sea_vm: VmFactory, kvm_sea_host: Host) -> None:
+def test_other_memory_goes_on(kvm_sea_vm: VmFactory) -> None:
     """One page offline leaves the rest of the guest alone, and pytest alive."""
     vm = kvm_sea_vm(guests.pages(GVA, GuestVA(GVA + 0x1_0000)))
     (vcpu,) = vm.vcpus
     add_memory(vm)
     populate(vm, GVA)
     populate(vm, GuestVA(GVA + 0x1_0000))
-    take_offline(kvm_sea_host, vm.gva_to_hva(GuestVA(GVA + 0x1_0000)))
+    take_offline(vm, vm.gva_to_hva(GuestVA(GVA + 0x1_0000)))
     vcpu.expect_sync(1)
     assert len(vcpu.expect_sigbus()) == 1

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.platforms.model import Platform, SeaPolicy
+from pytest_kvm_sea.sim.kernel_log import Level
+from pytest_kvm_sea.sim.memory_failure import SENDING
 from pytest_kvm_sea.sim.physical import EHWPOISON
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Apei:
         self._failure = failure
         self._process = process
         self._clock = clock
+        self._log = failure.log
         self._seen: dict[HostPA | None, float] = {}
         self.record: tuple[HostPA, Callable[[], None]] | None = None
         """An error record that waits to be read: what it says is broken, and what follows when it has been read."""
@@ -82,8 +85,9 @@ class Apei:
         if self._is_cached(hpa):
             return not self._tells_duplicates
         self._remember(hpa)
+        self._log.hardware_error(hpa)
         if hpa is None:
-            self._kill()
+            self._kill("GHES GHES.0: [Hardware Error]: GHES: {}: synchronous unrecoverable error (SIGBUS)")
         else:
             self._memory_failure(hpa)
         return True
@@ -94,9 +98,11 @@ class Apei:
             self._failure.handle(hpa, action_required=True)
         except OSError as error:
             if error.errno != EHWPOISON:
-                self._kill()
+                self._kill(f"{self._failure.pfn(hpa):#x}: {SENDING}")
 
-    def _kill(self) -> None:
+    def _kill(self, text: str) -> None:
+        """force_sig, and ``text`` in the log, with the process where there is {}."""
+        self._log.add(Level.ERR, text.format(self._process.label))
         self._process.deliver_sigbus(Sigbus(SI_KERNEL, HostVA(0)))
 
     def _is_cached(self, hpa: HostPA | None) -> bool:
@@ -116,6 +122,7 @@ class Apei:
         """A record of an error that nobody was just consuming; the kernel deals with it at once."""
         if not self.present:
             return
+        self._log.hardware_error(hpa)
         # In a work queue, where nobody waits for the result (memory_failure_work_func).
         with contextlib.suppress(OSError):
             if severity is Severity.CORRECTED:

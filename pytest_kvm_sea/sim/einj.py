@@ -33,6 +33,7 @@ from pytest_kvm_sea.sim.firmware import (
     Request,
     Status,
 )
+from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kernel_text import U64_MAX, c_string, kstrtoull, sscanf_hex
 from pytest_kvm_sea.sim.memory_map import Kind
 
@@ -226,6 +227,8 @@ class Driver:
 
     def _execute(self, request: Request) -> None:
         status = self._firmware.execute(request)
+        if status is Status.TIMEOUT:
+            self._physical.log.add(Level.WARNING, "EINJ: [Firmware Warn]: Firmware does not respond in time")
         if status is not Status.SUCCESS:
             fail(_FIRMWARE_ERRNO[status])
         if not self.value("notrigger"):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
-from pytest_kvm_sea.sim import einj_layout, procfs
+from pytest_kvm_sea.sim import einj_layout, kernel_log, procfs
 from pytest_kvm_sea.sim.acpi import einj_table
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
 from pytest_kvm_sea.sim.einj import Driver
@@ -210,6 +210,11 @@ class Filesystem:
             if physical.pool_size(size):
                 self._register_pool(physical, size)
         self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
+        self._add(
+            kernel_log.PATH,
+            Node(lambda flags: kernel_log.KmsgFile(flags, physical.log, permitted=root), 0o644),
+        )
+        self._text("/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
         self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
         for directory in (DEBUGFS, ACPI_TABLES):

@@ -19,6 +19,7 @@ from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.firmware_port import FirmwarePort
+from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
@@ -112,6 +113,11 @@ class SimHost:
         memory, offset = found
         if memory.lost(offset):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        self.physical.log.add(
+            Level.INFO,
+            f"Injecting memory failure for pfn {self.firmware.failure.pfn(memory.hpa(offset)):#x}"
+            f" at process virtual address {address:#x}",
+        )
         with self.process.capture_sigbus():
             self.firmware.failure.handle(memory.hpa(offset), action_required=True)
 

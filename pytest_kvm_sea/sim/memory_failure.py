@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.hosts.contract import Sigbus
+from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.physical import EHWPOISON, Offline
 from pytest_kvm_sea.sim.presence import Presence
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.sim.process import Process, SimMemory
 
 BUS_MCEERR_AR, BUS_MCEERR_AO = 4, 5
+SENDING = "Sending SIGBUS to {} due to hardware memory corruption"
 
 
 def _fail(code: int) -> NoReturn:
@@ -43,6 +45,7 @@ class MemoryFailure:
         self._physical = physical
         self._process = process
         self._lock = threading.RLock()
+        self.log = physical.log
         self.early_kill = False
         """vm.memory_failure_early_kill: processes that did not say by prctl when they want to know, want it early."""
         self.enable_soft_offline = True
@@ -57,19 +60,32 @@ class MemoryFailure:
         """
         physical = self._physical
         if not physical.is_ram(hpa):
+            self._say(hpa, "memory outside kernel control")
             _fail(errno.ENXIO)
         with self._lock:
             if physical.is_offline(hpa):
                 signal = self._of_an_offline_page(hpa, action_required=action_required)
-                code = EHWPOISON
+                code, action = EHWPOISON, "recovery action for already poisoned page: Failed"
             else:
-                signal, code = self._take_away(hpa), 0
-        if signal is not None:
-            self._tell(signal, action_required=action_required)
+                signal, kind = self._take_away(hpa)
+                code, action = 0, f"recovery action for {kind}: Recovered"
+        thread = None if signal is None else self._recipient(action_required=action_required)
+        if thread is not None:
+            self._say(hpa, SENDING.format(self._process.label))
+        self._say(hpa, action)
+        if signal is not None and thread is not None:
+            code_ = BUS_MCEERR_AR if action_required else BUS_MCEERR_AO
+            self._process.deliver_sigbus(Sigbus(code_, signal.address, signal.lsb), thread=thread)
         elif action_required:
             code = 0  # nobody has it mapped any more: nothing is left to be done
         if code:
             _fail(code)
+
+    def pfn(self, hpa: int) -> int:
+        return hpa // self._physical.page_size
+
+    def _say(self, hpa: int, text: str) -> None:
+        self.log.memory_failure(self.pfn(hpa), text)
 
     def soft_offline(self, hpa: int) -> None:
         """soft_offline_page(): move what is in the page to another one, and take the page out of service.
@@ -84,40 +100,46 @@ class MemoryFailure:
             _fail(errno.EOPNOTSUPP)
         with self._lock:
             if physical.is_offline(hpa):
+                self.log.add(Level.INFO, f"Soft offline: {self.pfn(hpa):#x}: page already poisoned")
                 return
             if hpa in physical.map.kernel:
+                self._say(hpa, "unhandlable page.")
                 _fail(errno.ENOTRECOVERABLE)
             found = self._process.memory_at(hpa)
             if found is not None:
                 self._process.migrate_entry(*found)
             physical.take_offline(hpa, Offline.FREE)
 
-    def _take_away(self, hpa: int) -> Sigbus | None:
-        """Mark the page and unmap it; what there is to tell the process that had it."""
+    def _take_away(self, hpa: int) -> tuple[Sigbus | None, str]:
+        """Mark the page and unmap it; what there is to tell the process that had it, and what kind of page it was."""
         if hpa in self._physical.map.kernel:
             self._physical.take_offline(hpa, Offline.KERNEL)
+            self._say(hpa, "unhandlable page.")
+            self._say(hpa, "recovery action for reserved kernel page: Ignored")
             _fail(errno.EBUSY)
+        ordinary = self._physical.huge_page(hpa) is None
+        free = "free buddy page" if ordinary else "free huge page"
         found = self._process.memory_at(hpa)
         if found is None:
             self._physical.take_offline(hpa, Offline.FREE)
-            return None
+            return None, free
         memory, offset = found
         if memory.presence(offset) is not Presence.OWN:
-            self._take_free_page(hpa, memory, offset)
-            return None
+            self._take_free_page(hpa, memory, offset, free)
+            return None, free
         signal = self._signal(memory, offset)
-        ordinary = self._physical.huge_page(hpa) is None
         memory.frames.lose(offset)
         self._physical.take_offline(hpa, Offline.ANONYMOUS if ordinary else Offline.FREE)
-        return signal
+        return signal, "dirty LRU page" if ordinary else "huge page"
 
-    def _take_free_page(self, hpa: int, memory: SimMemory, offset: int) -> None:
+    def _take_free_page(self, hpa: int, memory: SimMemory, offset: int, kind: str) -> None:
         """Frames are bound when memory is mapped: a real kernel would not have chosen one for this page yet."""
         try:
             self._process.migrate_entry(memory, offset)
         except OSError:
             self._physical.take_offline(hpa, Offline.FREE)
             memory.frames.lose(offset)
+            self._say(hpa, f"recovery action for {kind}: Failed")
             _fail(errno.EBUSY)
         self._physical.take_offline(hpa, Offline.FREE)
 
@@ -133,10 +155,8 @@ class MemoryFailure:
         page = offset // memory.frames.page_size * memory.frames.page_size
         return Sigbus(BUS_MCEERR_AR, HostVA(memory.address + page), memory.frames.entry.bit_length() - 1)
 
-    def _tell(self, signal: Sigbus, *, action_required: bool) -> None:
+    def _recipient(self, *, action_required: bool) -> int | None:
+        """The thread that is told."""
         if action_required:
-            self._process.deliver_sigbus(signal)
-            return
-        thread = self._process.early_kill_thread(by_default=self.early_kill)
-        if thread is not None:
-            self._process.deliver_sigbus(Sigbus(BUS_MCEERR_AO, signal.address, signal.lsb), thread=thread)
+            return threading.get_ident()
+        return self._process.early_kill_thread(by_default=self.early_kill)

@@ -16,6 +16,7 @@ from collections import Counter
 
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.sim.frames import BLOCK, Frames, Permutation, Region
+from pytest_kvm_sea.sim.kernel_log import KernelLog
 from pytest_kvm_sea.sim.memory_map import MemoryMap, Resource, memory_map
 
 GRANULE = 64
@@ -44,6 +45,8 @@ class PhysicalMemory:
         self.page_size = page_size
         self.ram_size = ram_size
         self.map: MemoryMap = memory_map(ram_size)
+        self.log = KernelLog()
+        """What the kernel of the host has to say."""
         self.generation = 0
         """Goes up whenever poison or offline pages change: whoever has cached a page looks again."""
         self._spans = list(self.map.ram)

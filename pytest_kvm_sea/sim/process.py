@@ -139,6 +139,8 @@ class Process:
     def __init__(self, physical: PhysicalMemory, page_size: int, hugepages: Hugepages) -> None:
         self.physical = physical
         self.page_size = page_size
+        self.label = f"pytest:{os.getpid()}"
+        """How the kernel calls the process in its messages."""
         self.generation = 0
         """Goes up whenever a mapping comes or goes."""
         self._lock = threading.Lock()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.reports.trace import Step
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.addresses import GuestVA
@@ -40,11 +41,17 @@ def write_abort(vcpu: Vcpu, far: GuestVA, *, instruction: bool, iss: int = 0) ->
 
     SSBS and MTE state are taken as off, which is what these VMs have.
     """
-    pstate, pc = vcpu.get_reg("pstate"), vcpu.get_reg("pc")
+    before = vcpu.registers("pc", "pstate", "vbar_el1")
+    pstate = before["pstate"]
     pan = _PAN if not vcpu.get_reg("sctlr_el1") & _SCTLR_SPAN else pstate & _PAN
-    vcpu.set_reg("esr_el1", abort_syndrome(pstate, instruction=instruction, iss=iss))
-    vcpu.set_reg("far_el1", far)
-    vcpu.set_reg("elr_el1", pc)
-    vcpu.set_reg("spsr_el1", pstate)
-    vcpu.set_reg("pc", vcpu.get_reg("vbar_el1") + _VECTOR_OFFSETS[pstate & _MODE_MASK])
-    vcpu.set_reg("pstate", pstate & (_NZCV | _DIT) | pan | _DAIF | _EL1H)
+    written = {
+        "esr_el1": abort_syndrome(pstate, instruction=instruction, iss=iss),
+        "far_el1": far,
+        "elr_el1": before["pc"],
+        "spsr_el1": pstate,
+        "pc": before["vbar_el1"] + _VECTOR_OFFSETS[pstate & _MODE_MASK],
+        "pstate": pstate & (_NZCV | _DIT) | pan | _DAIF | _EL1H,
+    }
+    for name, value in written.items():
+        vcpu.set_reg(name, value)
+    vcpu.vm.trace.add(Step.REGISTERS, vcpu.who, {**before, **written})

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from pytest_kvm_sea.addresses import GuestPA, HostVA
-from pytest_kvm_sea.hosts.contract import Memory
+from pytest_kvm_sea.hosts.contract import Backing, Memory
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError
 
 _U64 = struct.Struct("<Q")
@@ -21,6 +21,7 @@ class Region:
     base: GuestPA
     memory: Memory
     readonly: bool = False
+    backing: Backing = Backing.ANONYMOUS
 
     @property
     def size(self) -> int:

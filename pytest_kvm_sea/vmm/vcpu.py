@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pytest_kvm_sea.addresses import GuestVA
 from pytest_kvm_sea.guest.errors import UcallError
 from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand, parse_ucall
+from pytest_kvm_sea.reports.trace import Step, Who
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.registers import register_id
 from pytest_kvm_sea.uapi.structures import KvmRun, OneReg, VcpuEvents, VcpuEventsV1, VcpuInit
@@ -36,6 +37,10 @@ _LOOP_SAMPLES = 8
 _SAMPLE_SECONDS = 0.002
 _UCALL_SIZE = 8
 _NO_UCALL = (1 << 64) - 1
+_AFTER_EVENTS = tuple(
+    (name, register_id(name)) for name in ("pc", "vbar_el1", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
+)
+"""What tells whether an exception was taken, and how. Read often, so by their numbers."""
 _E = TypeVar("_E")
 
 
@@ -45,6 +50,9 @@ class Vcpu:
     def __init__(self, vm: Vm, number: int, file: File, mmap_size: int) -> None:
         self.vm = vm
         self.number = number
+        self.who = Who(vm.who.vm, number)
+        self.running = False
+        """Whether some thread is in KVM_RUN: until it is back, the kernel lets nobody else at the registers."""
         self.timeout = DEFAULT_TIMEOUT
         """Seconds that one KVM_RUN may last."""
         self._file = file
@@ -98,7 +106,30 @@ class Vcpu:
 
     def set_events(self, events: VcpuEvents | VcpuEventsV1) -> None:
         """KVM_SET_VCPU_EVENTS. Raises OSError with the kernel's errno."""
-        self._file.ioctl(kvm.KVM_SET_VCPU_EVENTS, events)
+        code = 0
+        try:
+            self._file.ioctl(kvm.KVM_SET_VCPU_EVENTS, events)
+        except OSError as error:
+            code = error.errno or 0
+            raise
+        finally:
+            if self.vm.trace.enabled:
+                self._tell_events(events, code)
+
+    def _tell_events(self, events: VcpuEvents | VcpuEventsV1, code: int) -> None:
+        """Note what was asked for, and what became of it: KVM takes the exception at once, or leaves it pending."""
+        fields = events.exception
+        state = {name: self.get_reg_by_id(identifier) for name, identifier in _AFTER_EVENTS}
+        self.vm.trace.add(
+            Step.EVENTS,
+            self.who,
+            fields.ext_dabt_pending,
+            getattr(fields, "ext_iabt_pending", 0),
+            fields.serror_pending,
+            fields.serror_esr if fields.serror_has_esr else None,
+            code,
+            state,
+        )
 
     def inject_data_abort(self) -> None:
         """Ask KVM for an external data abort at the address of the last one (ext_dabt_pending)."""
@@ -141,19 +172,38 @@ class Vcpu:
         A SIGBUS that comes meanwhile is a result (SigbusExit), other interruptions are resumed. Raises RunError with
         the kernel's errno, GuestTimeoutError when it takes longer than `timeout`.
         """
+        trace = self.vm.trace
         with self.vm.host.capture_sigbus() as signals:
             while True:
+                trace.add(Step.RUN, self.who)
                 code = self._run_once()
                 if received := signals():
-                    return SigbusExit(tuple(received))
+                    return self._tell(SigbusExit(tuple(received)))
                 if code == 0:
-                    return decode_exit(self._run_page, self.vm.revision)
-                if code != errno.EINTR:
+                    return self._tell(decode_exit(self._run_page, self.vm.revision))
+                if code == errno.EINTR:
+                    trace.add(Step.INTERRUPTED, self.who)
+                else:
+                    trace.add(Step.RUN_FAILED, self.who, code, self.pc)
                     raise RunError(
                         f"KVM_RUN failed with {errno.errorcode.get(code, code)} ({os.strerror(code)}), guest at "
                         f"{self.where()}",
                         code,
                     )
+
+    def _tell(self, result: VmExit) -> VmExit:
+        """Note an exit; with the PC where it says something that the exit does not."""
+        trace = self.vm.trace
+        if isinstance(result, MmioExit):
+            trace.add(Step.EXIT, self.who, result, None)
+        elif trace.enabled:
+            if isinstance(result, SigbusExit):
+                for signal in result.signals:
+                    trace.broke(hva=signal.address, lsb=signal.lsb)
+            elif isinstance(result, SeaExit) and result.gpa_valid:
+                trace.broke(ipa=result.gpa)
+            trace.add(Step.EXIT, self.who, result, self.pc)
+        return result
 
     def answer_mmio(self, data: bytes) -> None:
         """What the load that caused the last MmioExit is to find; at most 8 bytes."""
@@ -174,16 +224,20 @@ class Vcpu:
         with WATCHDOG.guard(self.timeout, lambda: self.vm.host.interrupt(thread)) as deadline:
             code = self._ioctl_run()
         if deadline.expired:
+            self.vm.trace.add(Step.TIMEOUT, self.who, self.timeout, self.pc)
             raise GuestTimeoutError(self._timeout_text())
         return code
 
     def _ioctl_run(self) -> int:
+        self.running = True
         try:
             self._file.ioctl(kvm.KVM_RUN)
         except OSError as error:
             if error.errno is None:
                 raise
             return error.errno
+        finally:
+            self.running = False
         return 0
 
     def _timeout_text(self) -> str:
@@ -238,6 +292,7 @@ class Vcpu:
         if not isinstance(result, MmioExit) or result.address != self.vm.ucall_address:
             return result
         ucall = self._ucall(result)
+        self.vm.trace.add(Step.UCALL, self.who, ucall)
         self._complete_io()
         return ucall
 

@@ -14,6 +14,7 @@ from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.guest.errors import GuestMemoryError
 from pytest_kvm_sea.guest.program import DEFAULT_UCALL_MMIO, GuestProgram
 from pytest_kvm_sea.hosts.contract import Backing, File, Host
+from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
@@ -45,13 +46,17 @@ def _ips(ipa_bits: int) -> int:
 class Vm:
     """One VM. Use it as a context manager, or call `close`."""
 
-    def __init__(self, host: Host, *, ipa_bits: int | None = None) -> None:
+    def __init__(self, host: Host, *, ipa_bits: int | None = None, trace: Trace = NO_TRACE) -> None:
         """Create a VM with slot 0 and empty page tables; 40 address bits, or as many as the host has.
+
+        ``trace`` is told what is done with the VM and its vCPUs.
 
         Raises OSError with the kernel's errno, VmmError if /dev/kvm speaks another API.
         """
         self.host = host
         self.revision = host.revision
+        self.trace = trace
+        self.who = trace.next_vm()
         self.console: list[str] = []
         """What the guest printed."""
         self.program: GuestProgram | None = None
@@ -81,7 +86,9 @@ class Vm:
         self.ipa_bits = ipa_bits or min(DEFAULT_IPA_BITS, limit or DEFAULT_IPA_BITS)
         vm_type = 0 if self.ipa_bits == DEFAULT_IPA_BITS else self.ipa_bits
         self._mmap_size = device.ioctl(kvm.KVM_GET_VCPU_MMAP_SIZE)
-        return self.host.adopt(device.ioctl(kvm.KVM_CREATE_VM, vm_type))
+        file = self.host.adopt(device.ioctl(kvm.KVM_CREATE_VM, vm_type))
+        self.trace.add(Step.VM, self.who, self.ipa_bits, self.revision.name)
+        return file
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +120,7 @@ class Vm:
         for position, value in enumerate(args):
             request.args[position] = value
         self.file.ioctl(kvm.KVM_ENABLE_CAP, request)
+        self.trace.add(Step.CAPABILITY, self.who, capability, flags, capability == self.revision.cap_sea_to_user)
 
     def enable_sea_to_user(self) -> None:
         """Ask for KVM_EXIT_ARM_SEA."""
@@ -137,7 +145,7 @@ class Vm:
         """Map memory into the VMM and make it a memslot. Raises OSError."""
         slot = max((region.slot for region in self.memory.regions), default=-1) + 1
         memory = self.host.map_memory(size, backing=backing, alignment=alignment)
-        region = Region(slot, gpa, memory, readonly)
+        region = Region(slot, gpa, memory, readonly, backing)
         try:
             self.file.ioctl(
                 kvm.KVM_SET_USER_MEMORY_REGION,
@@ -147,6 +155,7 @@ class Vm:
             memory.close()
             raise
         self.memory.regions.append(region)
+        self.trace.add(Step.MEMSLOT, self.who, slot, gpa, memory.size, memory.address, readonly, backing)
         return region
 
     def map(
@@ -183,11 +192,22 @@ class Vm:
 
     def gva_to_gpa(self, gva: GuestVA) -> GuestPA:
         """Through the guest's page tables. Raises GuestMemoryAccessError."""
-        return self.page_tables.translate(gva)
+        gpa = self.page_tables.translate(gva)
+        self.trace.place(gva=gva, ipa=gpa)
+        return gpa
 
     def gva_to_hva(self, gva: GuestVA) -> HostVA:
         """Through the guest's page tables and the memslots. Raises GuestMemoryAccessError."""
-        return self.memory.hva(self.gva_to_gpa(gva))
+        gpa = self.page_tables.translate(gva)
+        hva = self.memory.hva(gpa)
+        self.trace.place(gva=gva, ipa=gpa, hva=hva)
+        return hva
+
+    def poison_page(self, hva: HostVA) -> None:
+        """MADV_HWPOISON: the kernel takes a page of the VM's memory out of service. Raises OSError."""
+        self.host.poison_page(hva)
+        self.trace.broke(hva=hva)
+        self.trace.add(Step.POISONED, self.who, hva)
 
     def read(self, gva: GuestVA, size: int) -> bytes:
         """Guest memory by virtual address, page by page. Raises GuestMemoryAccessError."""
@@ -195,7 +215,7 @@ class Vm:
         while len(parts) < size:
             address = GuestVA(gva + len(parts))
             length = min(size - len(parts), PAGE_SIZE - address % PAGE_SIZE)
-            parts += self.memory.view(self.gva_to_gpa(address), length)
+            parts += self.memory.view(self.page_tables.translate(address), length)
         return bytes(parts)
 
     def write(self, gva: GuestVA, data: bytes) -> None:
@@ -204,7 +224,7 @@ class Vm:
         while done < len(data):
             address = GuestVA(gva + done)
             length = min(len(data) - done, PAGE_SIZE - address % PAGE_SIZE)
-            self.memory.view(self.gva_to_gpa(address), length)[:] = data[done : done + length]
+            self.memory.view(self.page_tables.translate(address), length)[:] = data[done : done + length]
             done += length
 
     def read_u64(self, gva: GuestVA) -> int:
@@ -234,6 +254,7 @@ class Vm:
                 executable=segment.executable,
             )
         self.program = program
+        self.trace.add(Step.PROGRAM, self.who, program.entry, program.vectors)
 
     def _listen(self, address: GuestPA) -> None:
         """Take stores to this address for ucalls. Its virtual address is the same, and EL0 may call, too."""
@@ -290,6 +311,7 @@ class Vm:
             vcpu.set_reg("vbar_el1", self.program.vectors)
             vcpu.set_reg("sp_el1", self.program.stack_top)
             vcpu.set_reg("pc", self.program.entry)
+        self.trace.add(Step.VCPU, vcpu.who, None if self.program is None else self.program.entry)
         return vcpu
 
 

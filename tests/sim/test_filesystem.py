@@ -107,7 +107,7 @@ def test_access(tmp_path: Path, path: str, mode: int, root: str, user: str) -> N
 
 def test_listing_directories(tmp_path: Path) -> None:
     files = filesystem(tmp_path)
-    assert files.listdir("/") == ["proc", "sys"]
+    assert files.listdir("/") == ["dev", "proc", "sys"]
     assert files.listdir("/sys/kernel") == ["debug", "security"]
     assert files.listdir("/proc/") == ["iomem", "kpageflags", "meminfo", "self", "sys"]
     assert files.listdir("/sys/firmware/acpi/tables") == ["EINJ"]
@@ -135,7 +135,7 @@ def test_a_registered_file_gets_the_flags(tmp_path: Path) -> None:
     files.register("/dev/mine", opener)
     assert files.open("/dev/mine", RW).read() == b"mine"
     assert seen == [RW]
-    assert files.listdir("/dev") == ["mine"]
+    assert files.listdir("/dev") == ["kmsg", "mine"]
     files.register("/dev/shut", opener, denied=errno.ENODEV)
     assert outcome(lambda: files.open("/dev/shut", R)) == "ENODEV"
     files.register("/dev/private", opener, mode=0o600)
