@@ -22,7 +22,8 @@ from pytest_kvm_sea.sim.firmware_port import FirmwarePort
 from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
-from pytest_kvm_sea.sim.process import Process
+from pytest_kvm_sea.sim.presence import Presence
+from pytest_kvm_sea.sim.process import HUGETLB_SIZES, Process
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.platforms.model import Platform
@@ -113,13 +114,16 @@ class SimHost:
         memory, offset = found
         if memory.lost(offset):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        # It looks the page up as a read does, and what was never written is the page of zeros, which is the kernel's.
+        own = memory.backing in HUGETLB_SIZES or memory.presence(offset) is Presence.OWN
+        hpa = memory.hpa(offset) if own else self.physical.zero_page
         self.physical.log.add(
             Level.INFO,
-            f"Injecting memory failure for pfn {self.firmware.failure.pfn(memory.hpa(offset)):#x}"
+            f"Injecting memory failure for pfn {self.firmware.failure.pfn(hpa):#x}"
             f" at process virtual address {address:#x}",
         )
         with self.process.capture_sigbus():
-            self.firmware.failure.handle(memory.hpa(offset), action_required=True)
+            self.firmware.failure.handle(hpa, action_required=True)
 
     def set_mce_kill(self, policy: MceKill, /) -> None:
         self.process.set_mce_kill(policy)

@@ -106,9 +106,12 @@ class MemoryFailure:
                 self._say(hpa, "unhandlable page.")
                 _fail(errno.ENOTRECOVERABLE)
             found = self._process.memory_at(hpa)
+            was = Offline.FREE
             if found is not None:
+                if found[0].presence(found[1]) is Presence.OWN and physical.huge_page(hpa) is None:
+                    was = Offline.ANONYMOUS
                 self._process.migrate_entry(*found)
-            physical.take_offline(hpa, Offline.FREE)
+            physical.take_offline(hpa, was)
 
     def _take_away(self, hpa: int) -> tuple[Sigbus | None, str]:
         """Mark the page and unmap it; what there is to tell the process that had it, and what kind of page it was."""

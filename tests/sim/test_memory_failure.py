@@ -282,6 +282,31 @@ def test_all_memory_is_given_back_in_the_end(host: SimHost) -> None:
 # MADV_HWPOISON
 
 
+def test_madvise_does_not_take_what_was_never_written(host: SimHost) -> None:
+    """Measured on Linux 7.3.4: EBUSY."""
+    memory = host.process.map_memory(4096)
+    with pytest.raises(OSError) as refused:  # noqa: PT011
+        host.poison_page(memory.address)
+    assert refused.value.errno == errno.EBUSY
+    assert not host.physical.is_offline(memory.hpa(0))
+
+
+# backing: flags of the page when it was taken away, and when it was moved away (measured on Linux 7.3.4)
+FLAGS = [
+    (Backing.ANONYMOUS, {3, 4, 12, 14, 19}, {3, 4, 12, 14, 19}),
+    (Backing.HUGETLB_2M, {19}, {19}),
+]
+
+
+@pytest.mark.parametrize(("backing", "taken", "moved"), FLAGS)
+def test_flags_of_pages_out_of_service(host: SimHost, backing: Backing, taken: set[int], moved: set[int]) -> None:
+    for path, expected in ((HARD, taken), (SOFT, moved)):
+        hpa = touched(host, backing).hpa(0)
+        assert write(host, path, f"{hpa:#x}") == 0
+        word = host.open("/proc/kpageflags", os.O_RDONLY).pread(8, hpa // 4096 * 8)
+        assert {bit for bit in range(64) if int.from_bytes(word, "little") >> bit & 1} == expected
+
+
 def test_madvise_deals_with_a_page_once(host: SimHost) -> None:
     memory = touched(host)
     host.poison_page(memory.address)
