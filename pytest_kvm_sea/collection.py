@@ -22,7 +22,15 @@ MISUSE: pytest.StashKey[list[str]] = pytest.StashKey()
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Run the test on every target, in the order in which targets were chosen."""
     _check_marks(metafunc)
-    metafunc.parametrize(TARGET, _parameters(metafunc))
+    try:
+        parameters = _parameters(metafunc)
+    except pytest.UsageError as error:
+        worker = getattr(metafunc.config, "workerinput", None)
+        if worker is None:
+            raise
+        # Of the worker's own environment, which the controller knows nothing of.
+        raise pytest.fail.Exception(f"worker {worker['workerid']}: {error}", pytrace=False) from None
+    metafunc.parametrize(TARGET, parameters)
 
 
 def refuse_marks(metafunc: pytest.Metafunc) -> None:
@@ -38,10 +46,16 @@ def finish(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     if problems:
         raise pytest.UsageError(*dict.fromkeys(problems))
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        target = callspec.params.get(TARGET) if callspec else None
-        if isinstance(target, Target):
+        target = target_of(item)
+        if target is not None:
             item.user_properties += target.properties.items()
+
+
+def target_of(item: pytest.Item) -> Target | None:
+    """What a test runs on; None for a test that is not ours."""
+    callspec = getattr(item, "callspec", None)
+    target = callspec.params.get(TARGET) if callspec else None
+    return target if isinstance(target, Target) else None
 
 
 def _check_marks(metafunc: pytest.Metafunc) -> None:

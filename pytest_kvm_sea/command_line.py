@@ -173,3 +173,18 @@ def is_given(config: pytest.Config, option: Option) -> bool:
     return config.getoption(option.dest) is not None or (
         not option.command and (option.variable in os.environ or bool(config.getini(option.dest)))
     )
+
+
+def takes_stdout(early_config: pytest.Config) -> bool:
+    """Whether a report goes to standard output; before the command line is parsed for good."""
+    value = getattr(early_config.known_args_namespace, KTAP.dest, None)
+    if value is None:
+        value = os.environ.get(KTAP.variable)
+    if value is None:
+        value = early_config.getini(KTAP.dest)
+    return bool(value == STDOUT)
+
+
+def each_host(config: pytest.Config) -> bool:
+    """Whether every worker of xdist runs all tests (`--dist each`), as workers on several hosts do."""
+    return bool(config.getoption("dist", "no") == "each")

@@ -56,14 +56,15 @@ class VmFactory(Protocol):
 @pytest.fixture
 def kvm_sea_host(request: pytest.FixtureRequest, kvm_sea_target: Target) -> Iterator[Host]:
     """The host. Skips the test where it lacks what the marks `kvm_sea_requires` name, and says everything it lacks."""
-    from pytest_kvm_sea import requirements, storytelling
+    from pytest_kvm_sea import injection, requirements, storytelling
     from pytest_kvm_sea.providers import open_host, probe_host
 
     shared = probe_host(request.config, kvm_sea_target)
-    requirements.require(shared, requirements.required(request.node))
-    with open_host(request.config, kvm_sea_target) as host:
-        storytelling.begin(request.node, kvm_sea_target, host, fresh=host is not shared)
-        yield host
+    with injection.turn_of_test(request.node, shared):  # probes map hugetlb memory, too
+        requirements.require(shared, requirements.required(request.node))
+        with open_host(request.config, kvm_sea_target) as host:
+            storytelling.begin(request.node, kvm_sea_target, host, fresh=host is not shared)
+            yield host
 
 
 @pytest.fixture

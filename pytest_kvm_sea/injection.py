@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from pytest_kvm_sea.command_line import DRY_RUN
+from pytest_kvm_sea.hosts.contract import SharedPool
 from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.ras.einj import Einj
+from pytest_kvm_sea.ras.errors import EinjError
 from pytest_kvm_sea.ras.firmware import Firmware, FirmwareError
 from pytest_kvm_sea.ras.journal import Journal, default_path
-from pytest_kvm_sea.ras.lock import HostLock
+from pytest_kvm_sea.ras.lock import INJECT, MAP_HUGETLB, HostLock, Turn
 from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
 EINJ: pytest.StashKey[Einj] = pytest.StashKey()
 """The client that a test uses, kept on its item: memory must not be unmapped before its pages are out of service."""
+TURN: pytest.StashKey[Turn] = pytest.StashKey()
+"""The turn of a test on a real host, kept on its item."""
 
 
 def forbidden(config: pytest.Config, host: Host) -> list[Missing]:
@@ -36,13 +40,62 @@ def forbidden(config: pytest.Config, host: Host) -> list[Missing]:
     return [] if problem is None else [problem]
 
 
+@contextlib.contextmanager
+def taking_turns(config: pytest.Config, host: Host, who: str) -> Iterator[Turn | None]:
+    """While this lasts, hugetlb memory of a real host is mapped when nobody else on the machine has any, or injects.
+
+    Whoever maps some first has the machine's lock to the end of this. ``who``: what others are told that wait. Gives
+    the turn, for EINJ; None on a simulated host, which is nobody else's.
+    """
+    if host.name == "sim":
+        yield None
+        return
+    turn = Turn(HostLock(host=host.node, test=who, say=lambda text: say(config, text)))
+    share = turn.share(MAP_HUGETLB)
+
+    def wait() -> None:
+        try:
+            share.acquire()
+        except OSError as error:  # not as it is: an OSError of map_memory would mean that there are no pages
+            raise EinjError(
+                f"the lock {share.path} cannot be used ({error.strerror}); no hugetlb memory was mapped. Make it"
+                " readable"
+            ) from error
+
+    with turn, _before_hugetlb(host, wait):
+        yield turn
+
+
+@contextlib.contextmanager
+def _before_hugetlb(host: Host, call: Callable[[], None]) -> Iterator[None]:
+    if not isinstance(host, SharedPool):
+        yield
+        return
+    before, host.before_hugetlb = host.before_hugetlb, call
+    try:
+        yield
+    finally:
+        host.before_hugetlb = before
+
+
+@contextlib.contextmanager
+def turn_of_test(item: pytest.Item, host: Host) -> Iterator[None]:
+    """Around all that a test does with a host."""
+    with taking_turns(item.config, host, item.nodeid) as turn:
+        if turn is None:
+            yield
+            return
+        item.stash[TURN] = turn
+        try:
+            yield
+        finally:
+            del item.stash[TURN]
+
+
 def make_einj(item: pytest.Item, host: Host, trace: Trace) -> Einj:
     """The client of EINJ for one test. A simulated host has its own EINJ: no lock, and a journal only on demand."""
     chosen = settings(item.config)
     real = host.name != "sim"
-    lock = None
-    if real:
-        lock = HostLock(host=host.node, test=item.nodeid, say=lambda text: say(item.config, text))
 
     def rehearse(writes: Sequence[Write]) -> NoReturn:
         say(item.config, "\n".join((f"kvm-sea: {item.nodeid} would write on {host.node}:", *map(str, writes))))
@@ -54,7 +107,7 @@ def make_einj(item: pytest.Item, host: Host, trace: Trace) -> Einj:
         host,
         Safeguards(
             named=chosen.einj_host,
-            lock=lock,
+            lock=item.stash[TURN].share(INJECT) if real else None,
             journal=_journal(item.config) if real or chosen.journal else None,
             test=item.nodeid,
             rehearse=rehearse if chosen.dry_run else None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -41,9 +42,14 @@ from pytest_kvm_sea.command_line import (
     TRACE,
     UAPI,
     Option,
+    each_host,
 )
 from pytest_kvm_sea.platforms.errors import choices
 from pytest_kvm_sea.platforms.names import bundled_names, is_path
+
+_KCIDB_ORIGIN = re.compile(r"[a-z0-9_]+")
+_KCIDB_BUILD = re.compile(r"[a-z0-9_]+:.+")
+"""The schema of KCIDB (5.3) has these patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,15 @@ def exit_system(config: pytest.Config) -> str:
     return _one(_given(config, EXIT_CODES), EXIT_SYSTEMS, "system") or EXIT_SYSTEMS[0]
 
 
+def is_usable(config: pytest.Config) -> bool:
+    """Whether `settings` raises nothing: in a worker of xdist, which tells of it in its own way."""
+    try:
+        settings(config)
+    except pytest.UsageError:
+        return False
+    return True
+
+
 def header(config: pytest.Config) -> str:
     """The line at the start of a run that says what was chosen."""
     chosen = settings(config)
@@ -102,7 +117,10 @@ def header(config: pytest.Config) -> str:
     platforms = "" if chosen.host == "linux" else f", platforms {', '.join(chosen.platforms) or 'all bundled'}"
     injection = f", memory errors on {chosen.einj_host}" if chosen.einj_host else ""
     dry = ", dry run" if chosen.dry_run else ""
-    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, time-out {chosen.timeout:g} s{injection}{dry}"
+    # The workers read their own environment, and say at the end what they found there.
+    each = "; each worker as its own environment says" if each_host(config) else ""
+    end = f"time-out {chosen.timeout:g} s{injection}{dry}{each}"
+    return f"kvm-sea: host {chosen.host}{platforms}, revision {revision}, {end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +141,7 @@ class _Given:
 def _read(config: pytest.Config) -> Settings:
     given = {option: found for option in OPTIONS if (found := _given(config, option))}
     host = _one(given.get(HOST), HOSTS, "host") or "sim"
+    _check_kcidb(given, host)
     return Settings(
         host=host,
         platforms=_platforms(given.get(PLATFORM), host),
@@ -139,8 +158,8 @@ def _read(config: pytest.Config) -> Settings:
         json=_path(given.get(JSON)),
         resume=_switch(given.get(RESUME)),
         kcidb=_path(given.get(KCIDB)),
-        kcidb_origin=_text(given.get(KCIDB_ORIGIN)),
-        kcidb_build=_text(given.get(KCIDB_BUILD)),
+        kcidb_origin=_origin(given.get(KCIDB_ORIGIN)),
+        kcidb_build=_build(given.get(KCIDB_BUILD), host),
         trace=_directory(given.get(TRACE)),
         report=_path(given.get(REPORT)),
     )
@@ -225,8 +244,44 @@ def _directory(given: _Given | None) -> Path | None:
     return path
 
 
-def _text(given: _Given | None) -> str | None:
-    return None if given is None else given.values[0]
+def _check_kcidb(given: Mapping[Option, _Given], host: str) -> None:
+    """A report for KCIDB says whom it comes from, and which kernel it is about."""
+    report = given.get(KCIDB)
+    if report is None:
+        return
+    if KCIDB_ORIGIN not in given:
+        report.fail(report.values[0], f"a report needs the name of the CI system: {KCIDB_ORIGIN.flag}=NAME")
+    if host == "linux" and KCIDB_BUILD not in given:
+        report.fail(
+            report.values[0],
+            f"a report on this machine's kernel needs the build in KCIDB that it is: {KCIDB_BUILD.flag}=ORIGIN:ID",
+        )
+
+
+def _origin(given: _Given | None) -> str | None:
+    if given is None:
+        return None
+    (value,) = given.values
+    if not _KCIDB_ORIGIN.fullmatch(value):
+        given.fail(value, "not the name of a CI system; valid: lower-case letters a to z, digits and _, such as my_lab")
+    return value
+
+
+def _build(given: _Given | None, host: str) -> str | None:
+    if given is None:
+        return None
+    (value,) = given.values
+    if host == "sim":
+        if given.from_ini:
+            return None  # the ini file says which kernel is tested; this run tests none
+        given.fail(value, f"a simulated run tests no kernel's build; leave it out, or add {HOST.flag} linux")
+    if not _KCIDB_BUILD.fullmatch(value) or not value.isprintable():
+        given.fail(
+            value,
+            "not the id of a build; valid: the name of a CI system (a to z, digits, _), a colon, and that system's"
+            " own id of the build, such as maestro:6512c0ffee",
+        )
+    return value
 
 
 def _switch(given: _Given | None) -> bool:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from pytest_kvm_sea.command_line import JSON, REPORT, Option
+from pytest_kvm_sea.command_line import JSON, KCIDB, KTAP, REPORT, STDOUT, Option
 from pytest_kvm_sea.options import Settings, settings
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def make_outputs(config: pytest.Config, found: Resume | None = None) -> list[Out
         if path is None:
             continue
         try:
-            outputs.append(Output(f"{option.flag}={path}", make(path, chosen, found)))
+            outputs.append(Output(f"{option.flag}={path}", make(path, config, found)))
         except OSError as error:
             for output in outputs:
                 output.abandon()
@@ -66,20 +68,47 @@ def make_outputs(config: pytest.Config, found: Resume | None = None) -> list[Out
 # What writes a format is imported for those who want it.
 
 
-def _json(path: Path, _chosen: Settings, found: Resume | None) -> Sink:
+def _ktap(path: Path, config: pytest.Config, _found: Resume | None) -> Sink:
+    from pytest_kvm_sea import standard_output
+    from pytest_kvm_sea.file_names import stable_names
+    from pytest_kvm_sea.reports.ktap import Ktap
+    from pytest_kvm_sea.reports.ktap_lines import STYLES, TAP13
+
+    chosen = settings(config)
+    style = STYLES[chosen.ktap_mode]
+    out = standard_output.kept(config) if str(path) == STDOUT else io.FileIO(path, "w")
+    # The kernel's C tests leave the header out inside of another test, which has printed one.
+    header = style.header == TAP13 or "KSFT_TAP_LEVEL" not in os.environ
+    return Ktap(out, style, header=header, file_name=stable_names(config), gate=chosen.expect is not None)
+
+
+def _json(path: Path, _config: pytest.Config, found: Resume | None) -> Sink:
     from pytest_kvm_sea.reports.jsonl import JsonLines
 
     return JsonLines(path, found.earlier, found.now) if found else JsonLines(path)
 
 
-def _page(path: Path, _chosen: Settings, _found: Resume | None) -> Sink:
+def _kcidb(path: Path, config: pytest.Config, _found: Resume | None) -> Sink:
+    from pytest_kvm_sea.reports.kcidb import KcidbSink, Submitter
+
+    chosen = settings(config)
+    assert chosen.kcidb_origin is not None, "the options were checked"
+    return KcidbSink(path, Submitter(chosen.kcidb_origin, chosen.kcidb_build))
+
+
+def _page(path: Path, _config: pytest.Config, _found: Resume | None) -> Sink:
     from pytest_kvm_sea.reports.page import Page
 
     return Page(path)
 
 
-def _writers(chosen: Settings) -> list[tuple[Option, Path | None, Callable[[Path, Settings, Resume | None], Sink]]]:
+_Make: TypeAlias = "Callable[[Path, pytest.Config, Resume | None], Sink]"
+
+
+def _writers(chosen: Settings) -> list[tuple[Option, Path | None, _Make]]:
     return [
+        (KTAP, chosen.ktap, _ktap),
         (JSON, chosen.json, _json),
+        (KCIDB, chosen.kcidb, _kcidb),
         (REPORT, chosen.report, _page),
     ]

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvm_sea import command_line
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.gating.referee import Referee
     from pytest_kvm_sea.reporting import Reporting
     from pytest_kvm_sea.reports.summary import Result
 
@@ -22,12 +24,32 @@ MARKS = (
 )
 REPORTING = "kvm-sea-reporting"
 """The name that `reporting` registers its plugin by."""
+GATING = "kvm-sea-gating"
+"""The name that `gating.referee` registers its plugin by."""
+GATE_PAYLOAD = "kvm_sea_gate"
+"""Where `gating.worker` leaves what a worker of xdist has to tell."""
+UNGATED: pytest.StashKey[list[str]] = pytest.StashKey()
+"""Workers of xdist that ended without a word of a gate, before any had one."""
+HEADER = "kvm_sea_header"
+"""What a worker of xdist tells the controller at its end."""
+HEADERS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+"""The headers of workers that are hosts of their own."""
 IN_USE: pytest.StashKey[bool] = pytest.StashKey()
 """Set when a test or a mark of ours was collected; without it every hook ends at once."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     command_line.add(parser)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    # The outermost wrapper, so that it comes before that of pytest's capture.
+    if command_line.takes_stdout(early_config):
+        from pytest_kvm_sea import standard_output
+
+        standard_output.keep(early_config)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -44,10 +66,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if command_line.given(config):
-        _check(config)
-        from pytest_kvm_sea import reporting
+        try:
+            _configure(config)
+        except pytest.UsageError as error:
+            if not hasattr(config, "workerinput"):
+                raise
+            from pytest_kvm_sea.gating.worker import Refusal
 
-        reporting.configure(config)
+            config.pluginmanager.register(Refusal(config, error), "kvm-sea-refusal")
+    if hasattr(config, "workerinput") or config.getoption("xmlpath", None) or command_line.given(config):
+        from pytest_kvm_sea import properties
+
+        properties.configure(config)
     from pytest_kvm_sea import fixtures
 
     config.pluginmanager.register(fixtures, "kvm-sea-fixtures")
@@ -64,8 +94,8 @@ def pytest_kvm_sea_command(config: pytest.Config) -> int | None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    if not command_line.given(config):
-        return None
+    if not command_line.given(config) or hasattr(config, "workerinput"):
+        return None  # nobody sees the header of a worker
     from pytest_kvm_sea.options import header
 
     return header(config)
@@ -125,13 +155,38 @@ def _spare_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     reporting: Reporting | None = session.config.pluginmanager.getplugin(REPORTING)
     if reporting is not None:
-        reporting.end(session, exitstatus)
+        referee: Referee | None = session.config.pluginmanager.getplugin(GATING)
+        reporting.end(session, int(session.exitstatus), referee.findings if referee else ())
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None and session.config.stash.get(IN_USE, False):
+        from pytest_kvm_sea.options import header, is_usable
+
+        if is_usable(session.config):
+            output[HEADER] = header(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    if HEADER in output and command_line.each_host(node.config):
+        node.config.stash.setdefault(HEADERS, {})[node.gateway.id] = output[HEADER]
+    # A worker on another machine may have a gate of its own, by its environment, where this process has none.
+    if node.config.pluginmanager.hasplugin(GATING) or GATE_PAYLOAD in output:
+        from pytest_kvm_sea.gating import referee
+
+        referee.node_down(node, node.config.stash.get(UNGATED, []))
+    else:
+        node.config.stash.setdefault(UNGATED, []).append(node.gateway.id)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    reporting: Reporting | None = config.pluginmanager.getplugin(REPORTING)
+    if reporting is not None:
+        for problem in reporting.take_problems():  # no terminal has shown them
+            sys.stderr.write(f"kvm-sea: {problem}\n")
     if config.stash.get(IN_USE, False):
         gc.unfreeze()
 
@@ -142,7 +197,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for outcome, reports in terminalreporter.stats.items()
         if outcome in ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
         for report in reports
-        if (found := _result(outcome, report))
+        if (found := _result(outcome, report, each=command_line.each_host(terminalreporter.config)))
     ]
     if results:
         from pytest_kvm_sea.reports import summary
@@ -150,22 +205,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", summary.title(results))
         for line in summary.lines(results):
             terminalreporter.write_line(line)
+    for worker, header in sorted(terminalreporter.config.stash.get(HEADERS, {}).items()):
+        terminalreporter.write_line(f"{worker}: {header}")
     reporting: Reporting | None = terminalreporter.config.pluginmanager.getplugin(REPORTING)
-    for problem in reporting.problems if reporting is not None else ():
+    for problem in reporting.take_problems() if reporting is not None else ():
         terminalreporter.write_line(f"kvm-sea: {problem}", red=True)
 
 
-def _check(config: pytest.Config) -> None:
+def _configure(config: pytest.Config) -> None:
     """What the user names is checked before anything runs, also where no test of ours will be collected."""
+    from pytest_kvm_sea import reporting
     from pytest_kvm_sea.options import settings
     from pytest_kvm_sea.targets import targets
 
-    if settings(config).platforms:
+    chosen = settings(config)
+    if chosen.platforms:
         targets(config)
+    reporting.configure(config)
+    if chosen.expect is not None or chosen.expect_write is not None:
+        from pytest_kvm_sea.gating import configure
+
+        configure.configure(config)
 
 
-def _result(outcome: str, report: object) -> Result | None:
-    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker."""
+def _result(outcome: str, report: object, *, each: bool) -> Result | None:
+    """A report of a test of ours as the summary wants it. The properties survive the way from an xdist worker.
+
+    With ``each`` several hosts run all tests each, and which one ran it belongs to the test.
+    """
     if not isinstance(report, pytest.TestReport) or not report.user_properties:
         return None
     properties = dict(report.user_properties)
@@ -174,7 +241,10 @@ def _result(outcome: str, report: object) -> Result | None:
     from pytest_kvm_sea.reports.summary import Result
 
     platform = properties["kvm_sea_platform"] or properties["kvm_sea_host"]
-    return Result(report.nodeid, outcome, _reason(report), str(platform))
+    test = report.nodeid
+    if each and hasattr(report, "node"):
+        test, platform = f"{report.node.gateway.id}: {test}", f"{platform} on {report.node.gateway.id}"
+    return Result(test, outcome, _reason(report), str(platform))
 
 
 def _reason(report: pytest.TestReport) -> str:

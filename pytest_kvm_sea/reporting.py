@@ -7,16 +7,18 @@ reports of all.
 
 from __future__ import annotations
 
+import ast
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_kvm_sea import resume
+from pytest_kvm_sea.command_line import each_host
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.outputs import Output, make_outputs
 from pytest_kvm_sea.reports.record import (
@@ -31,9 +33,6 @@ from pytest_kvm_sea.reports.record import (
 )
 from pytest_kvm_sea.resume import Resume
 from pytest_kvm_sea.targets import properties_of, targets
-
-if TYPE_CHECKING:
-    pass
 
 REPORTING = "kvm-sea-reporting"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -54,14 +53,16 @@ class Reporting:
         self._start = resume.earlier.start if resume else now
         self._targets = now.targets
         self._resume = resume
-        self._each = config.getoption("dist", "no") == "each"
+        self._each = each_host(config)
         self._planned: list[TestId] = []
         self._is_planned = False
-        self._errors: dict[str, CollectionError] = {}
+        self._errors: dict[tuple[str, str], CollectionError] = {}
+        self._hosts: list[tuple[object, str]] = []
         self._pending: dict[TestId, list[pytest.TestReport]] = {}
         self._subtests: dict[TestId, list[Subtest]] = {}
         self._stopped = ""
         self._broken = False
+        self._told = False
 
     def _send(self, after: str, call: Callable[[Sink], None]) -> None:
         for output in self._outputs:
@@ -74,7 +75,9 @@ class Reporting:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            self._errors[report.nodeid] = CollectionError(report.nodeid, _message(report), report.longreprtext)
+            # Workers may have errors of their own in one file.
+            key = report.nodeid, report.longreprtext
+            self._errors[key] = CollectionError(report.nodeid, _message(report), report.longreprtext)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         # The controller of xdist collects nothing itself.
@@ -82,9 +85,21 @@ class Reporting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
-        host = node.gateway.id if self._each else ""
+        host = self._host(node)
         known = set(self._planned)
         self._planned += [test for nodeid in ids if (test := TestId(nodeid, host)) not in known]
+
+    def _host(self, node: Any) -> str:
+        """The gateway's id where each is a host of its own; of one that went down, also for the one in its place."""
+        if not self._each or node is None:
+            return ""
+        spec = node.gateway.spec  # the same object for both; equal ones are different hosts
+        for known, name in self._hosts:
+            if known is spec:
+                return name
+        name = str(node.gateway.id)
+        self._hosts.append((spec, name))
+        return name
 
     def _plan(self) -> None:
         if not self._is_planned:
@@ -103,9 +118,9 @@ class Reporting:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._plan()
-        gateway = getattr(getattr(report, "node", None), "gateway", None)
-        worker = gateway.id if gateway is not None else ""
-        test = TestId(report.nodeid, worker if self._each else "")
+        node = getattr(report, "node", None)
+        worker = node.gateway.id if node is not None else ""
+        test = TestId(report.nodeid, self._host(node))
         if hasattr(report, "context"):
             self._subtests.setdefault(test, []).append(_subtest(report))
             return
@@ -132,11 +147,17 @@ class Reporting:
         self._broken = True
         self._stopped = f"internal error: {excinfo.exconly()}"
 
-    def end(self, session: pytest.Session, exit_status: int) -> None:
-        """The run is over. A report that was lost makes a run that was green fail: somebody counts on it."""
+    def end(self, session: pytest.Session, exit_status: int, findings: Sequence[str] = ()) -> None:
+        """The run is over; ``findings``: what the gate says of all of it.
+
+        A report that was lost makes a run that was green fail: somebody counts on it.
+        """
         self._plan()
+        if self._broken and exit_status == pytest.ExitCode.OK:
+            # xdist's controller ends a run of which a worker had an internal error as if nothing had happened.
+            exit_status = session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         stopped = self._stopped or str(session.shouldfail or session.shouldstop or "")
-        run = RunEnd(time.time(), exit_status, stopped, self._broken)
+        run = RunEnd(time.time(), exit_status, stopped, self._broken, findings)
         if self._resume is not None:
             run = self._resume.end(run, self._planned, tuple(self._errors.values()))
             session.exitstatus = run.exit_status
@@ -148,6 +169,12 @@ class Reporting:
     def problems(self) -> list[str]:
         """Reports that could not be written to their end, a line each."""
         return [output.problem for output in self._outputs if output.problem]
+
+    def take_problems(self) -> list[str]:
+        """The problems, once: for the first who can show them."""
+        problems = [] if self._told else self.problems
+        self._told = True
+        return problems
 
 
 def make_record(test: TestId, phases: Sequence[pytest.TestReport], subtests: Sequence[Subtest], worker: str) -> Record:
@@ -201,9 +228,19 @@ def _mild(phase: pytest.TestReport) -> Outcome:
 def _subtest(report: Any) -> Subtest:
     context = report.context
     parts = [str(context.msg)] if context.msg is not None else []
-    parts += [f"{name}={value}" for name, value in (context.kwargs or {}).items()]
+    parts += [f"{name}={_unquoted(str(value))}" for name, value in (context.kwargs or {}).items()]
     outcome = Outcome.FAIL if report.failed else _mild(report) if report.skipped else Outcome.PASS
     return Subtest(" ".join(parts) or "subtest", outcome, reason(report), _message(report) if report.failed else "")
+
+
+def _unquoted(value: str) -> str:
+    """pytest gives values of subtests as repr() has them, and once more so after their way from a worker of xdist."""
+    while value[:1] in ("'", '"'):
+        try:
+            value = str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):  # cut short by pytest, or not all of it a literal
+            break
+    return value
 
 
 def reason(report: pytest.TestReport) -> str:
@@ -223,7 +260,7 @@ def _message(report: pytest.TestReport | pytest.CollectReport) -> str:
     lines = text.splitlines()
     if not lines:
         return ""
-    return lines[0] if crash is not None else lines[-1]
+    return lines[0] if crash is not None else lines[-1].removeprefix("E  ").strip()
 
 
 def run_start(config: pytest.Config) -> RunStart:

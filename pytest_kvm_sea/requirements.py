@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_kvm_sea import probes
-from pytest_kvm_sea.missing import Missing
+from pytest_kvm_sea.missing import BETWEEN, Missing
 from pytest_kvm_sea.platforms.errors import choices
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def unknown(names: Sequence[object]) -> str | None:
 
 def reason(found: Iterable[Missing]) -> str:
     """The reason of a skip: all that is missing, each with its id first."""
-    return " | ".join(map(str, found))
+    return BETWEEN.join(map(str, found))
 
 
 def _causes(host: Host, name: str) -> tuple[Missing, ...]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -11,16 +13,26 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
-from pytest_kvm_sea import command_line, plugin
+import pytest_kvm_sea
+from pytest_kvm_sea import command_line, plugin, properties
+from pytest_kvm_sea.gate import verdict
+from pytest_kvm_sea.gate.loader import parse
+from pytest_kvm_sea.gate.model import Expectations, Known, Promise, Skip
+from pytest_kvm_sea.gating import gate as gating_gate
+from pytest_kvm_sea.gating import promises
+from pytest_kvm_sea.guest import cc
 from pytest_kvm_sea.platforms.loader import bundled_names, load_platform
 from pytest_kvm_sea.reports import trace
 from pytest_kvm_sea.requirements import REQUIREMENTS
 
 DOCS = Path(__file__).parents[1] / "docs"
+SAID = ("but absent", "which needs it", "unexpected pass", "nothing ran", "tests were to run", "went down")
+"""What the gate may say; all of it is in the table of docs/gate.md."""
 
 
 def text(name: str) -> str:
@@ -40,6 +52,28 @@ def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> No
     pytester.makepyfile(block(page, "python"))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
     result.assert_outcomes(passed=tests)
+
+
+ZIG = shlex.join(("python", *cc.ZIG, *cc.ZIG_OPTIONS))
+
+
+@pytest.mark.skipif(
+    not cc.compilers(), reason="[c-compiler] no C compiler for AArch64: apt install gcc-aarch64-linux-gnu, or ziglang"
+)
+@pytest.mark.parametrize("kind", list(cc.compilers()) or ["none"])
+def test_the_guest_in_c(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Built by the command of the page in a shell, by either of its compilers, and run."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(pytest_kvm_sea.__file__).parents[1]))
+    (pytester.path / "guest.c").write_text(block("guests-in-c.md", "c"))
+    command = block("guests-in-c.md", "sh")
+    assert f"`{ZIG}`" in text("guests-in-c.md")
+    if kind == "zig":
+        command = command.replace("aarch64-linux-gnu-gcc", ZIG)
+    subprocess.run(["sh", "-ec", command], check=True)
+    pytester.makepyfile(block("guests-in-c.md", "python"))
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone")
+    result.assert_outcomes(passed=1)
 
 
 _VARIES = re.compile(
@@ -71,6 +105,12 @@ def test_the_numbers_of_the_trace() -> None:
     assert f"the first {trace.FIRST} and the last {trace.LAST} steps" in text("failures.md")
 
 
+def test_ktap_example(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_example=block("ktap.md", "python"))
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", "--kvm-sea-platform=ampereone", "--kvm-sea-ktap=out")
+    assert (pytester.path / "out").read_text() == block("ktap.md", "ktap")
+
+
 def test_the_examples_run_or_skip_everywhere(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(block("fixtures.md", "python"))
     outcomes = pytester.runpytest_inprocess("-p", "no:cacheprovider").parseoutcomes()
@@ -84,6 +124,31 @@ def test_yaml_example(tmp_path: Path) -> None:
     file.write_text(block("platforms.md", "yaml"))
     platform = load_platform(file)
     assert (platform.name, platform.kernel.page_size, platform.cpu.sea_far) == ("my-server", 65536, False)
+
+
+def test_the_file_of_expectations(tmp_path: Path) -> None:
+    needs = {name: requirement.needs for name, requirement in REQUIREMENTS.items()}
+    rules = parse(block("gate.md", "yaml"), "gate.md", needs)
+    rules.check_targets(["linux-mainline"], [])
+    assert rules.known("x/test_vcpu_events.py::test_refused_as_a_whole[linux-mainline]", "linux-mainline", "6.17.3")
+
+
+def test_every_key_of_expectations_is_listed() -> None:
+    listed = set(re.findall(r"`([a-z_.]+)`", " ".join(re.findall(r"^\| (`.*?) \|", text("gate.md"), re.MULTILINE))))
+    keys = {item.name for item in dataclasses.fields(Expectations)}
+    for name, entry in (("promises", Promise), ("skips", Skip), ("known", Known)):
+        keys |= {f"{name}.{item.name}" for item in dataclasses.fields(entry) if item.name != "line"}
+    assert listed == keys
+
+
+@pytest.mark.parametrize("module", [verdict, gating_gate, promises])
+def test_what_the_gate_says_is_explained(module: ModuleType) -> None:
+    source = inspect.getsource(module)
+    said = [words for words in SAID if words in source]
+    assert said
+    table = text("gate.md").partition("| it says |")[2]
+    for words in said:
+        assert words in table
 
 
 def test_every_bundled_platform_is_listed() -> None:
@@ -191,3 +256,18 @@ def test_results_for_lava(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyP
         "test_x.py_test_skips_sim-ampereone-mainline --result skip",
         "test_x.py_test_fails_sim-ampereone-mainline --result fail",
     ]
+
+
+def test_properties_of_junit_are_listed() -> None:
+    listed = re.findall(r"^\| `(kvm_sea_[a-z_]+)` \|", text("reports.md"), re.MULTILINE)
+    assert listed == [*properties.NAMES, *properties.LISTS]
+
+
+def test_the_example_of_several_hosts(pytester: pytest.Pytester) -> None:
+    example = re.findall(r"```sh\n(.*?)```", text("xdist.md"), re.DOTALL)[0]
+    program, *arguments = shlex.split(example.replace("\\\n", ""))
+    assert (program, arguments[:2]) == ("pytest", ["--pyargs", "pytest_kvm_sea.selftests"])
+    pytester.makepyfile("def test_x(kvm_sea_target): ...")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments[2:])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["one: kvm-sea: *platforms ampereone,*", "two: kvm-sea: *platforms neoverse-v2,*"])

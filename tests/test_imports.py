@@ -19,13 +19,17 @@ ORDER = (
     "kselftest",
     "plugin",
     "commands",
+    "gating",
     "collection",
     "fixtures",
     "storytelling",
     "reporting",
     "exit_codes",
     "outputs",
+    "standard_output",
+    "file_names",
     "resume",
+    "properties",
     "injection",
     "providers",
     "targets",
@@ -40,6 +44,7 @@ ORDER = (
     "vmm",
     "ras",
     "guest",
+    "gate",
     "reports",
     "hosts",
     "sim",
@@ -73,7 +78,7 @@ FOR_TYPES = {("selftests", "fixtures")}
 PYTEST_SIDE = ORDER[: ORDER.index("expectations") + 1]
 """What is part of the plugin; all below is a library that knows nothing of pytest."""
 
-THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement"}, "capstone": {"arm64"}}
+THIRD_PARTY = {"pytest": set(PYTEST_SIDE), "yaml": {"platforms", "agreement", "gate"}, "capstone": {"arm64"}}
 """Run-time dependencies, and who may use them."""
 
 HEAVY = {"yaml", "capstone", "ctypes", "difflib", "xdist"}
@@ -170,7 +175,7 @@ def test_an_unrelated_run_loads_nothing_heavy() -> None:
 
 
 SKIPPED_DIRECTORIES = {"__pycache__", ".git", ".tox", ".venv", "build", "dist"}
-SKIPPED_SUFFIXES = {".pyc", ".json", ".bin"}
+SKIPPED_SUFFIXES = {".pyc", ".json", ".bin", ".elf"}
 """Files without a place for a comment."""
 
 
@@ -204,7 +209,7 @@ def test_no_file_names_a_machine() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in files()
-        if path.suffix not in {".pyc", ".bin"} and path != Path(__file__)
+        if path.suffix not in {".pyc", ".bin", ".elf"} and path != Path(__file__)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if FOREIGN.search(line)
     ]

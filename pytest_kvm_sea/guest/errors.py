@@ -14,3 +14,7 @@ class UcallError(Exception):
 
 class GuestBuildError(ValueError):
     """Guest code in Python that cannot be emitted: wrong format, wrong arguments, a value out of its scope."""
+
+
+class GuestElfError(GuestBuildError):
+    """A file that is no guest: no ELF executable for AArch64, damaged, or not built as one. The text is one line."""

@@ -6,42 +6,25 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from pytest_kvm_sea.addresses import GuestVA
 from pytest_kvm_sea.arm64.operands import Target
 from pytest_kvm_sea.guest.base import STACK_TOP, USER_STACK_TOP
 from pytest_kvm_sea.guest.codegen import DATA
-from pytest_kvm_sea.guest.errors import GuestBuildError
+from pytest_kvm_sea.guest.elf import parse_elf
+from pytest_kvm_sea.guest.elf_image import make_image
+from pytest_kvm_sea.guest.errors import GuestBuildError, GuestElfError
+from pytest_kvm_sea.guest.layout import DEFAULT_BASE, DEFAULT_UCALL_MMIO, PAGE, Segment, pages
 from pytest_kvm_sea.guest.linker import Function, Handler, Handlers, Image, Linker
 from pytest_kvm_sea.guest.source import file_name, line_text
 from pytest_kvm_sea.guest.vectors import Vector
 
-PAGE = 4096
-DEFAULT_BASE = GuestVA(0x10000)
-DEFAULT_UCALL_MMIO = GuestVA(0x291000)
 DEFAULT_STACK = 2 * PAGE
 _NO_HANDLERS: Handlers = MappingProxyType[Vector, Handler]({})
 _NO_GLOBALS: Mapping[str, int] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of a program with its permissions. Address and size are multiples of 4 KiB."""
-
-    name: str
-    gva: GuestVA
-    data: bytes
-    """What it begins with; the rest is zero."""
-    size: int
-    writable: bool
-    executable: bool
-    user: bool
-    """EL0 has access too."""
-
-    @property
-    def end(self) -> GuestVA:
-        return GuestVA(self.gva + self.size)
+_GLOBAL_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +43,7 @@ class GuestProgram:
     symbols: Mapping[str, GuestVA]
     """Addresses of functions, globals and labels."""
     ucall_mmio: GuestVA
+    _sizes: Mapping[str, int] = field(repr=False, default_factory=dict)
     _functions: tuple[tuple[int, str], ...] = field(repr=False, default=())
     _lines: tuple[tuple[int, str, int], ...] = field(repr=False, default=())
 
@@ -98,14 +82,43 @@ class GuestProgram:
         return cls._place(linker, image, entry, base, stack_size)
 
     @classmethod
+    def from_elf(cls, path: str | Path) -> GuestProgram:
+        """Load a guest in C or assembly: a statically linked ELF executable for AArch64 (docs/guests-in-c.md).
+
+        Its functions and variables are in `symbols`, but for static ones whose name several of its files use.
+
+        Raises GuestElfError that says in one line what is wrong with the file and how to build it, and OSError where it
+        cannot be read.
+        """
+        try:
+            image = make_image(parse_elf(Path(path).read_bytes()))
+        except GuestElfError as error:
+            raise GuestElfError(f"{path} {error}") from None
+        return cls(
+            segments=image.segments,
+            entry=image.entry,
+            vectors=image.vectors,
+            stack_top=image.stack_top,
+            user_stack_top=image.user_stack_top,
+            symbols=MappingProxyType(image.symbols),
+            ucall_mmio=image.ucall_mmio,
+            _sizes=MappingProxyType(image.sizes),
+            _functions=image.functions,
+        )
+
+    def size_of(self, name: str) -> int:
+        """The size of a variable, bytes: 8 for all that is not a variable in C."""
+        return self._sizes.get(name, _GLOBAL_SIZE)
+
+    @classmethod
     def _place(cls, linker: Linker, image: Image, entry: str, base: GuestVA, stack_size: int) -> GuestProgram:
-        code_size = _pages(len(image.code))
+        code_size = pages(len(image.code))
         data_at = GuestVA(base + code_size)
         data = Segment(
             "data",
             data_at,
             linker.data.link(data_at),
-            _pages(len(linker.data)),
+            pages(len(linker.data)),
             writable=True,
             executable=False,
             user=linker.has_user,
@@ -136,10 +149,10 @@ class GuestProgram:
 
     def locate(self, pc: int) -> str:
         """Where an address of the code is: function, offset, and the line of Python that emitted the instruction."""
-        code = self.segments[0]
-        if not code.gva <= pc < code.gva + len(code.data):
-            return f"{pc:#x} (outside of the guest's code)"
+        code = any(part.executable and part.gva <= pc < part.gva + len(part.data) for part in self.segments)
         index = bisect_right(self._functions, pc, key=lambda function: function[0]) - 1
+        if not code or index < 0:
+            return f"{pc:#x} (outside of the guest's code)"
         start, name = self._functions[index]
         text = f"{name}+{pc - start:#x}"
         line = bisect_right(self._lines, pc, key=lambda entry: entry[0]) - 1
@@ -159,7 +172,3 @@ def _check_layout(base: int, stack_size: int) -> None:
         raise GuestBuildError(f"base is {base:#x}; it takes a multiple of {PAGE:#x}")
     if stack_size % PAGE or stack_size <= 0:
         raise GuestBuildError(f"stack_size is {stack_size:#x}; it takes a positive multiple of {PAGE:#x}")
-
-
-def _pages(size: int) -> int:
-    return size + -size % PAGE

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from ctypes import Array, Structure, c_char
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from pytest_kvm_sea.addresses import HostVA
 
@@ -186,3 +186,11 @@ class Host(Protocol):
     def close(self) -> None:
         """Release what the host holds. Files and memory that are still open become invalid."""
         ...
+
+
+@runtime_checkable
+class SharedPool(Protocol):
+    """A host whose huge pages are those of all processes of a machine. A simulated host has a pool of its own."""
+
+    before_hugetlb: Callable[[], None]
+    """Called each time before hugetlb memory is mapped; what it raises, `Host.map_memory` raises."""

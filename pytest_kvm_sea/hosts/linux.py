@@ -109,6 +109,8 @@ class LinuxHost:
 
     def __init__(self, revision: Revision) -> None:
         self._revision = revision
+        self.before_hugetlb: Callable[[], None] = lambda: None
+        """As in `contract.SharedPool`."""
         if threading.current_thread() is threading.main_thread():
             # Python's own handlers run between bytecodes; the signal is needed only to leave the system call.
             signal.signal(KICK, lambda _number, _frame: None)
@@ -153,6 +155,8 @@ class LinuxHost:
         return os.listdir(path)  # noqa: PTH208
 
     def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
+        if backing in _HUGETLB:
+            self.before_hugetlb()
         return LinuxMemory(size, backing, alignment)
 
     def clean_cache(self, address: HostVA, size: int, /) -> None:

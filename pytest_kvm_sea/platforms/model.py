@@ -51,6 +51,23 @@ class Unit:
     step: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Annotation of a dataclass: a text in its place stands for a mapping with this key only."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotEmpty:
+    """Annotation of a list: where it is given, there is something in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Annotation of a field that is no key: it gets the line that its mapping starts at, counted from 1."""
+
+
 ErrorType: TypeAlias = Annotated[int, Bits(0x8003_FFFF)]
 """A bit of EINJ's GET_ERROR_TYPE (ACPI 6.5, table 18.30): 0 to 17, or 31 for the types that a vendor defines."""
 ErrorTypeV2: TypeAlias = Annotated[int, Bits(0x7)]

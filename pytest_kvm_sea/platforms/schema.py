@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From YAML nodes to the dataclasses of `platforms.model`: the dataclass is the schema.
+"""From YAML nodes to dataclasses such as those of `platforms.model`: the dataclass is the schema.
 
 Nodes, not values: a node still knows its line and column, whether a scalar was quoted, and that a key came twice.
 """
@@ -15,7 +15,20 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import yaml
 
 from pytest_kvm_sea.platforms.errors import PlatformError, choices
-from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, Bits, OneOf, Pattern, Platform, Range, Unit
+from pytest_kvm_sea.platforms.model import (
+    GIB,
+    KIB,
+    MIB,
+    Bits,
+    Line,
+    NotEmpty,
+    OneOf,
+    Pattern,
+    Platform,
+    Range,
+    Short,
+    Unit,
+)
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {
@@ -41,12 +54,18 @@ class Document:
     """One file being read: its name for messages, and where each key that it gives stands."""
 
     filename: str
+    noun: str = "a platform"
+    """What the file is, for messages."""
+    root: type = Platform
+    """What all of it is read into: where a key that stands in the wrong place is looked for."""
+    error: type[Exception] = PlatformError
+    """What is raised for a mistake in it."""
     given: dict[str, yaml.Node] = dataclasses.field(default_factory=dict)
     """From `firmware.einj.module` to the node of the value."""
 
     def fail(self, mark: yaml.Mark | None, problem: str) -> NoReturn:
         place = f"{self.filename}:{mark.line + 1}:{mark.column + 1}" if mark else self.filename
-        raise PlatformError(f"{place}: {problem}")
+        raise self.error(f"{place}: {problem}")
 
     def read(self, node: yaml.Node, cls: type[T], path: str = "") -> T:
         """The dataclass `cls` from a mapping node. Keys left out take the defaults of the dataclass."""
@@ -59,11 +78,11 @@ class Document:
             where = f"{path}.{key}" if path else key
             self.given[where] = value
             values[key] = self._value(value, hints[key], where)
-        return cls(**values)
+        return cls(**values, **dict.fromkeys(_line_fields(cls), node.start_mark.line + 1))
 
     def _items(self, node: yaml.Node, path: str) -> Mapping[str, tuple[yaml.Node, yaml.Node]]:
         if not isinstance(node, yaml.MappingNode) or node.tag != f"{_TAG}map":
-            self._wrong_type(node, path or "a platform", "a mapping of keys to values")
+            self._wrong_type(node, path or self.noun, "a mapping of keys to values")
         items: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for key_node, value in node.value:
             key = self._key(key_node)
@@ -87,7 +106,7 @@ class Document:
         for key, (node, _) in items.items():
             if key not in _hints(cls):
                 where = f" in {path!r}" if path else ""
-                hint = choices(key, _hints(cls), noun="key", nearest=_elsewhere(key, Platform))
+                hint = choices(key, _hints(cls), noun="key", nearest=_elsewhere(key, self.root))
                 self.fail(node.start_mark, f"unknown key {key!r}{where}; {hint}")
 
     def _check_required(self, node: yaml.Node, cls: type, items: Mapping[str, object]) -> None:
@@ -107,8 +126,13 @@ class Document:
             hint, *rest = get_args(hint)
             notes = tuple(rest)
         if get_origin(hint) is tuple:
+            if NotEmpty() in notes and isinstance(node, yaml.SequenceNode) and not node.value:
+                self.fail(node.start_mark, f"{path}: the list is empty; name something, or leave {path!r} out")
             return self._sequence(node, get_args(hint)[0], path)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            for note in notes:
+                if isinstance(note, Short) and isinstance(node, yaml.ScalarNode):
+                    return self._short(node, hint, note.key, path)
             return self.read(node, hint, path)
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
             return self._member(node, hint, path)
@@ -119,14 +143,21 @@ class Document:
             self._check(node, value, note, path)
         return value
 
+    def _short(self, node: yaml.ScalarNode, cls: type, key: str, path: str) -> object:
+        value = self._value(node, _hints(cls)[key], path)
+        return cls(**{key: value}, **dict.fromkeys(_line_fields(cls), node.start_mark.line + 1))
+
     def _sequence(self, node: yaml.Node, hint: Any, path: str) -> tuple[object, ...]:
         if not isinstance(node, yaml.SequenceNode) or node.tag != f"{_TAG}seq":
             self._wrong_type(node, path, "a list, as [0x8, 0x10]")
         values: list[object] = []
         for index, item in enumerate(node.value):
-            value = self._value(item, hint, f"{path}[{index}]")
+            where = f"{path}[{index}]"
+            self.given[where] = item
+            value = self._value(item, hint, where)
             if value in values:
-                self.fail(item.start_mark, f"{path}: {item.value} is listed twice")
+                what = item.value if isinstance(item, yaml.ScalarNode) else "the same"
+                self.fail(item.start_mark, f"{path}: {what} is listed twice")
             values.append(value)
         return tuple(values)
 
@@ -175,10 +206,20 @@ _HINTS: dict[type, dict[str, Any]] = {}
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """The fields' types with their annotations; evaluated once per class, which is the dearest part of reading."""
+    """The types of the keys with their annotations; evaluated once per class, which is the dearest part of reading."""
     if cls not in _HINTS:
-        _HINTS[cls] = get_type_hints(cls, include_extras=True)
+        hints = get_type_hints(cls, include_extras=True)
+        _HINTS[cls] = {name: hint for name, hint in hints.items() if not _is_line(hint)}
     return _HINTS[cls]
+
+
+def _line_fields(cls: type) -> list[str]:
+    """The fields that are no keys, and hold the line instead."""
+    return [item.name for item in dataclasses.fields(cls) if item.name not in _hints(cls)]
+
+
+def _is_line(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and any(isinstance(note, Line) for note in get_args(hint))
 
 
 def _elsewhere(key: str, cls: type, path: str = "") -> str | None:

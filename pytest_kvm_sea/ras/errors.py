@@ -51,7 +51,7 @@ class EinjError(Exception):
 
 
 class LockTimeoutError(EinjError):
-    """Somebody else on this machine is injecting for longer than this session waits."""
+    """Somebody else on this machine has its lock for longer than this session waits."""
 
 
 class JournalError(EinjError):

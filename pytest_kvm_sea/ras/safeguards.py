@@ -11,7 +11,7 @@ from pytest_kvm_sea.missing import Missing
 from pytest_kvm_sea.ras.einj_files import Write
 from pytest_kvm_sea.ras.errors import EinjError
 from pytest_kvm_sea.ras.journal import Journal
-from pytest_kvm_sea.ras.lock import HostLock
+from pytest_kvm_sea.ras.lock import HostLock, Share
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Host
@@ -25,7 +25,7 @@ class Safeguards:
 
     named: str | None = None
     """The host whose memory the user allows to be destroyed, as uname -n; without it a real host is left alone."""
-    lock: HostLock | None = None
+    lock: HostLock | Share | None = None
     """Held from before the first injection until the pages are out of service."""
     journal: Journal | None = None
     test: str = "an unnamed test"

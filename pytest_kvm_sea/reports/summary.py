@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_BETWEEN = re.compile(r" \| (?=\[)")
+from pytest_kvm_sea.missing import causes
+
 _SHOWN = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
@@ -56,7 +56,7 @@ def groups(results: Iterable[Result]) -> list[Group]:
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         if result.outcome in ("skipped", "xfailed"):
-            for reason in _BETWEEN.split(result.reason):
+            for reason in causes(result.reason):
                 found.setdefault((result.outcome, reason), []).append(result)
     ordered = sorted(found.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
     return [Group(outcome, reason, members) for (outcome, reason), members in ordered]

@@ -12,7 +12,8 @@ from pytest_kvm_sea.addresses import GuestPA, GuestVA, HostVA
 from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.guest.errors import GuestMemoryError
-from pytest_kvm_sea.guest.program import DEFAULT_UCALL_MMIO, GuestProgram
+from pytest_kvm_sea.guest.layout import DEFAULT_UCALL_MMIO, LOW_MEMORY_SIZE, TABLES_BASE
+from pytest_kvm_sea.guest.program import GuestProgram
 from pytest_kvm_sea.hosts.contract import Backing, File, Host
 from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 from pytest_kvm_sea.uapi import kvm
@@ -23,9 +24,7 @@ from pytest_kvm_sea.vmm.paging import TABLE_SIZE, PageTables, TableAllocator
 from pytest_kvm_sea.vmm.vcpu import Vcpu
 
 DEFAULT_IPA_BITS = 40
-LOW_MEMORY_SIZE = 0x28_0000
-"""Slot 0 begins at guest physical 0 and holds program and page tables; a multiple of every host page size."""
-TABLES_BASE = GuestPA(0x18_0000)
+_GLOBAL_SIZES = (1, 2, 4, 8)
 _LARGE_TABLES_BASE = GuestPA(0x4000_0000)
 _LARGE_TABLES_STEP = 0x20_0000
 _LARGE_MAP_PAGES = 16 * TABLE_ENTRIES
@@ -278,12 +277,25 @@ class Vm:
             raise VmmError(f"the program has no symbol {name!r}; it has {known}") from None
 
     def get_global(self, name: str) -> int:
-        """The value of a global of the program."""
-        return self.read_u64(self.symbol(name))
+        """The value of a global of the program, without a sign. Raises VmmError where it is not a number."""
+        address, size = self._global(name)
+        return int.from_bytes(self.read(address, size), "little")
 
     def set_global(self, name: str, value: int) -> None:
-        """Write a global of the program, as sync_global_to_guest does."""
-        self.write_u64(self.symbol(name), value)
+        """Write a global of the program, as sync_global_to_guest does. Raises VmmError where it does not fit."""
+        address, size = self._global(name)
+        if not -(1 << 8 * size - 1) <= value < 1 << 8 * size:
+            raise VmmError(f"global {name!r} has {size} bytes; {value:#x} does not fit")
+        self.write(address, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+
+    def _global(self, name: str) -> tuple[GuestVA, int]:
+        address = self.symbol(name)
+        size = self.program.size_of(name) if self.program else 0
+        if size not in _GLOBAL_SIZES:
+            raise VmmError(
+                f"{name!r} has {size} bytes, and a number has 1, 2, 4 or 8; use vm.read(vm.symbol({name!r}), {size})"
+            )
+        return address, size
 
     def locate(self, pc: GuestVA) -> str:
         """An address in terms of the program, for messages."""

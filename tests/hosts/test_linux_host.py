@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kvm_sea.addresses import HostVA
-from pytest_kvm_sea.hosts.contract import Backing, Host, Sigbus
+from pytest_kvm_sea.hosts.contract import Backing, Host, SharedPool, Sigbus
 from pytest_kvm_sea.hosts.linux import LinuxHost
 from pytest_kvm_sea.hosts.signals import KICK, kernel_sigset
 from pytest_kvm_sea.uapi.revisions import MAINLINE
@@ -96,6 +96,24 @@ def test_huge_pages_that_are_not_there(host: Host, backing: Backing, size: int) 
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
         host.map_memory(size, backing=backing)
     assert caught.value.errno in {errno.ENOMEM, errno.EINVAL}
+
+
+@pytest.mark.parametrize("backing", Backing)
+def test_who_shares_the_pool_is_asked_before_hugetlb_memory_is_mapped(backing: Backing) -> None:
+    class NotNowError(Exception):
+        pass
+
+    def refuse() -> None:
+        raise NotNowError
+
+    host = LinuxHost(MAINLINE)
+    assert isinstance(host, SharedPool)
+    host.before_hugetlb = refuse
+    if backing in (Backing.HUGETLB_2M, Backing.HUGETLB_1G):
+        with pytest.raises(NotNowError):
+            host.map_memory(1 << 30, backing=backing)
+    else:
+        host.map_memory(4096, backing=backing).close()
 
 
 def test_sigbus_becomes_a_value(host: Host) -> None:

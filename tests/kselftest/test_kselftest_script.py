@@ -85,7 +85,7 @@ def test_surroundings_change_nothing(directory: Path) -> None:
 def test_the_variables_of_options_count(directory: Path) -> None:
     arguments = ("-q", "-p", "no:cacheprovider", "-k", "test_parity")
     done = run(directory, *arguments, KVM_SEA_HOST="sim", KVM_SEA_PLATFORM="series-v1-parity")
-    assert (done.returncode, "5 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (done.returncode, "# Totals: pass:5 fail:0" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 def test_a_timeout_ends_it_like_an_interrupt(directory: Path) -> None:

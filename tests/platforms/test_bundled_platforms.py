@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pytest_kvm_sea import command_line
-from pytest_kvm_sea.platforms import loader, model
+from pytest_kvm_sea.platforms import model, source
 from pytest_kvm_sea.platforms.loader import bundled_names, load_bundled, parse
 from pytest_kvm_sea.platforms.names import bundled_path
 from pytest_kvm_sea.uapi.revisions import REVISIONS
@@ -59,7 +59,7 @@ def test_no_two_are_the_same() -> None:
 
 @pytest.mark.parametrize("name", PLATFORMS)
 def test_both_parsers_read_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "_LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(source, "_LOADER", yaml.SafeLoader)
     assert parse(bundled_path(name).read_text(encoding="utf-8"), name) == PLATFORMS[name]
 
 

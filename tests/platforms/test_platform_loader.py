@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvm_sea.platforms import loader
+from pytest_kvm_sea.platforms import source
 from pytest_kvm_sea.platforms.consistency import IMPLICATIONS, Implication, _word, settle
 from pytest_kvm_sea.platforms.loader import PlatformError, load_platform, parse
 from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, EinjOutcome, Lockdown, Platform, SeaPolicy
@@ -169,7 +169,7 @@ BAD = {
 @pytest.mark.parametrize("library", ["libyaml", "python"])
 def test_refused_with_place_and_hint(case: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if library == "python":
-        monkeypatch.setattr(loader, "_LOADER", yaml.SafeLoader)
+        monkeypatch.setattr(source, "_LOADER", yaml.SafeLoader)
     text, message = BAD[case]
     with pytest.raises(PlatformError) as caught:
         parse(text, "box.yaml")

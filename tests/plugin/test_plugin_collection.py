@@ -198,4 +198,5 @@ def test_reports_say_where_a_test_ran(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess("--junit-xml=r.xml", "--kvm-sea-platform=series-v1")
     text = (pytester.path / "r.xml").read_text()
     for name, value in (("host", "sim"), ("platform", "series-v1"), ("revision", "series-v1")):
-        assert text.count(f'<property name="kvm_sea_{name}" value="{value}"') == 1
+        # Of the test, and of the suite.
+        assert text.count(f'<property name="kvm_sea_{name}" value="{value}"') == 2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
-from pytest_kvm_sea.hosts.contract import File, Memory
+from pytest_kvm_sea.hosts.contract import Backing, File, Memory
 from pytest_kvm_sea.platforms.model import GIB, Hugepages, Platform
 from pytest_kvm_sea.ras.einj_files import DIRECTORY
 from pytest_kvm_sea.ras.journal import BOOT_ID, Journal
@@ -48,6 +48,7 @@ class Server(SimHost):
         super().__init__(platform, tree=tree)
         self.before_write: Callable[[str, str], None] = lambda _name, _text: None
         """Called with the name of an EINJ file, or another's path, and the text."""
+        self.before_hugetlb: Callable[[], None] = lambda: None
         self.cleaned: list[tuple[HostVA, int]] = []
         self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, f"{boot}\n".encode), mode=0o444)
 
@@ -64,6 +65,11 @@ class Server(SimHost):
 
     def _told(self, name: str, text: str) -> None:
         self.before_write(name, text)
+
+    def map_memory(self, size: int, /, *, backing: Backing = Backing.ANONYMOUS, alignment: int = 0) -> Memory:
+        if backing in (Backing.HUGETLB_2M, Backing.HUGETLB_1G):
+            self.before_hugetlb()
+        return super().map_memory(size, backing=backing, alignment=alignment)
 
     def clean_cache(self, address: HostVA, size: int, /) -> None:
         self.before_write("clean_cache", f"{address:#x}")

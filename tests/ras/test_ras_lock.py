@@ -19,7 +19,7 @@ import pytest
 
 from pytest_kvm_sea.ras import lock as module
 from pytest_kvm_sea.ras.errors import LockTimeoutError
-from pytest_kvm_sea.ras.lock import HostLock
+from pytest_kvm_sea.ras.lock import INJECT, MAP_HUGETLB, HostLock, Share, Turn
 
 HOLD = """
 import sys
@@ -194,3 +194,76 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert module.default_path() == tmp_path / module.NAME
     monkeypatch.setattr(module, "DIRECTORY", tmp_path / "absent")
     assert module.default_path() == Path(tempfile.gettempdir()) / module.NAME
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(module, "DIRECTORY", tmp_path / "root")
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    assert module.default_path() == Path(tempfile.gettempdir()) / module.NAME
+    (tmp_path / "root" / module.NAME).touch()
+    assert module.default_path() == tmp_path / "root" / module.NAME
+
+
+def test_who_may_only_read_it_takes_turns_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that root made: the lock needs no right to write, the note does."""
+    path.write_text("")
+    make = os.open
+
+    def refuse(name: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_ACCMODE == os.O_RDWR:
+            raise PermissionError
+        return make(name, flags, *mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        lock = locked(path)
+        lock.acquire()
+    with pytest.raises(LockTimeoutError, match="somebody who has not said who it is"):
+        locked(path, timeout=0).acquire()
+    lock.release()
+    with locked(path, timeout=0):
+        pass
+
+
+# Several that need it in one test
+
+
+def state(turn: Turn, *shares: Share) -> list[bool]:
+    return [turn.lock.held, *(share.held for share in shares)]
+
+
+def test_the_first_of_a_test_waits_and_the_end_of_the_test_lets_go(path: Path) -> None:
+    with Turn(locked(path)) as turn:
+        first, second = turn.share(INJECT), turn.share(MAP_HUGETLB)
+        second.release()
+        assert state(turn, first, second) == [False, False, False]
+        first.acquire()
+        first.acquire()
+        assert state(turn, first, second) == [True, True, False]
+        second.acquire()
+        first.release()
+        first.release()
+        assert state(turn, first, second) == [True, False, True]
+        second.release()
+        assert state(turn, first, second) == [True, False, False]
+        first.acquire()
+    assert state(turn, first, second) == [False, False, False]
+    with locked(path, timeout=0):
+        pass
+
+
+def test_a_turn_that_nobody_needed_touches_nothing(path: Path) -> None:
+    with Turn(locked(path)) as turn:
+        turn.share(INJECT)
+    assert not path.exists()
+
+
+def test_a_share_that_waited_in_vain_has_nothing(path: Path) -> None:
+    said: list[str] = []
+    with Turn(locked(path, timeout=0.06, said=said)) as turn:
+        share = turn.share(MAP_HUGETLB)
+        with locked(path, "test_other"):
+            with pytest.raises(LockTimeoutError, match=r"held by .*, for test_other, .*None was mapped\. Wait"):
+                share.acquire()
+            assert state(turn, share) == [False, False]
+        assert said[0].startswith("kvm-sea: waiting for hugetlb memory, up to 0 s: ")
+        share.acquire()
+        assert state(turn, share) == [True, True]

@@ -21,6 +21,7 @@ from pytest_kvm_sea.ras.einj import Einj
 from pytest_kvm_sea.ras.einj_files import Write
 from pytest_kvm_sea.ras.errors import EinjError, LockTimeoutError
 from pytest_kvm_sea.ras.kpageflags import PageFlag
+from pytest_kvm_sea.ras.lock import HostLock
 from pytest_kvm_sea.ras.retire import HARD_OFFLINE
 from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
 from pytest_kvm_sea.ras.target import GRANULE_MASK, check_mask, extent
@@ -220,7 +221,7 @@ def test_it_is_held_from_before_the_files_are_read_until_the_page_is_out_of_serv
 
 def test_somebody_elses_lock_is_waited_for_in_vain(host: Server, written: list[str], tmp_path: Path) -> None:
     other = guarded(tmp_path, "test_other").lock
-    assert other is not None
+    assert isinstance(other, HostLock)
     with other, Einj(host, guarded(tmp_path)) as einj:
         einj._safeguards.lock._timeout = 0.01  # type: ignore[union-attr] # it has one
         with pytest.raises(LockTimeoutError, match="for test_other"):

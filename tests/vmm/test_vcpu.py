@@ -11,7 +11,8 @@ import pytest
 
 from pytest_kvm_sea.addresses import GuestPA, GuestVA
 from pytest_kvm_sea.guest.builder import Guest
-from pytest_kvm_sea.guest.program import DEFAULT_UCALL_MMIO, GuestProgram
+from pytest_kvm_sea.guest.layout import DEFAULT_UCALL_MMIO
+from pytest_kvm_sea.guest.program import GuestProgram
 from pytest_kvm_sea.vmm.errors import (
     GuestFailure,
     GuestTimeoutError,
