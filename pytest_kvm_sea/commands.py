@@ -59,6 +59,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "firmware-stage2": "breaks stage-2 tables",
         "firmware-einj": "answers EINJ as it is told to",
         "firmware-ghes": "gives APEI an error record",
+        "firmware-scrub": "reports errors that nobody has consumed",
+    },
+    "Pages out of service": {
+        "hard-offline": "memory_failure on demand: hard_offline_page",
+        "soft-offline": "a page moved and taken out of service: soft_offline_page",
     },
     "Huge pages": {
         "hugetlb-2m": "a hugetlb page of 2 MiB is free",

@@ -29,6 +29,7 @@ Finding: TypeAlias = tuple[str, str] | None
 
 DEBUGFS = "/sys/kernel/debug"
 MOUNTS = "/proc/self/mounts"
+MEMORY = "/sys/devices/system/memory"
 
 _DF2_SHIFT = 56
 
@@ -197,6 +198,29 @@ def firmware_ghes(host: Host) -> Finding:
     if "record" in Firmware(host).ask("about")["operations"]:
         return None
     return "the firmware that can be asked has no error records for APEI", "the emulated host with --firmware"
+
+
+def firmware_scrub(host: Host) -> Finding:
+    if "scrub" in Firmware(host).ask("about")["operations"]:
+        return None
+    return "the firmware that can be asked reports no errors that nobody has consumed", "--kvm-sea-host sim"
+
+
+def soft_offline(host: Host) -> Finding:
+    return _offline_page(host, "soft_offline_page")
+
+
+def hard_offline(host: Host) -> Finding:
+    return _offline_page(host, "hard_offline_page")
+
+
+def _offline_page(host: Host, name: str) -> Finding:
+    path = f"{MEMORY}/{name}"
+    try:
+        host.open(path, os.O_WRONLY).close()
+    except OSError as error:
+        return f"{path} cannot be written: {_text(error)}", "CONFIG_MEMORY_FAILURE and CONFIG_MEMORY_HOTPLUG"
+    return None
 
 
 def firmware_einj(host: Host) -> Finding:

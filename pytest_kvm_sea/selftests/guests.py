@@ -169,6 +169,20 @@ def pages(good: int, bad: int) -> GuestProgram:
 
 
 @cache
+def rereader(first: int, second: int, value: int) -> GuestProgram:
+    """A guest that finds a value at one address, says so, and finds it there again, and at another one, too."""
+
+    def guest_code(g: Guest) -> None:
+        g.assert_eq(g.read_u64(first), value)
+        g.sync(1)
+        g.assert_eq(g.read_u64(first), value)
+        g.assert_eq(g.read_u64(second), value)
+        g.done()
+
+    return program(guest_code, el0=False, handlers={})
+
+
+@cache
 def idle(*, el0: bool = False, instruction: bool = True) -> GuestProgram:
     """A guest that should run nothing but its handler for an external abort (inject_iabt's)."""
     vector, exception_class = abort_vector(el0=el0, instruction=instruction)

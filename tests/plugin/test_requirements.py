@@ -7,6 +7,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,11 +28,12 @@ LACKING = {
     "apei-claims": [IABT],
     "apei-claims-unhandled": [IABT],
     "double-fault2": [IABT, "einj-table"],
-    "einj-no-notrigger": [IABT, "einj-notrigger"],
+    "einj-no-notrigger": [IABT],
     "einj-no-parameters": [IABT, "einj-parameters"],
     "einj-no-poison": [IABT],
     "einj-not-loaded": [IABT, "einj-module"],
     "follow-up": [],
+    "einj-v2": [IABT],
     "host-64k": [IABT, "hugetlb-1g"],
     "locked-down": [IABT, "lockdown"],
     "mainline-6.19": [IABT],
@@ -68,6 +70,15 @@ def simulate() -> Iterator[Callable[[str], SimHost]]:
 def test_what_a_platform_lacks(simulate: Callable[[str], SimHost], name: str) -> None:
     expected = [*LACKING[name], *(rare for rare in RARE if rare != name)]
     assert [one.name for one in missing(simulate(name), REQUIREMENTS)] == expected
+
+
+def test_a_kernel_without_notrigger() -> None:
+    """Before 3.15; no bundled platform is that old."""
+    platform = load_bundled("ampereone")
+    einj = replace(platform.firmware.einj, notrigger=False)
+    host = SimHost(replace(platform, firmware=replace(platform.firmware, einj=einj)))
+    assert [one.name for one in missing(host, REQUIREMENTS)] == [IABT, "einj-notrigger", RARE]
+    host.close()
 
 
 def test_all_that_is_missing_is_said_at_once(simulate: Callable[[str], SimHost]) -> None:

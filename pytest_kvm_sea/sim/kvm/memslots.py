@@ -54,6 +54,15 @@ class Memslot:
         (byte,) = copy_from_user(self.userfault_bitmap + index // 8, 1)
         return bool(byte >> index % 8 & 1)
 
+    def holds_block(self, hva: HostVA, size: int) -> bool:
+        """Whether stage 2 may map the block of this size that holds ``hva`` (fault_supports_stage2_huge_mapping)."""
+        start = hva // size * size
+        return (
+            self.base % size == self.userspace_addr % size
+            and self.userspace_addr <= start
+            and start + size <= self.userspace_addr + self.size
+        )
+
 
 class Memslots:
     """The memslots of one VM."""
