@@ -69,7 +69,7 @@ def test_without_has_esr_it_is_not_looked_at(kvm_sea_vm: VmFactory, kind: str) -
         pytest.param({"ext_dabt_pending": 1, "ext_iabt_pending": 1}, id="both"),
     ],
 )
-def test_refused_as_a_whole(kvm_sea_vm: VmFactory, kind: str, wrong: dict[str, int]) -> None:
+def test_a_refusal_has_no_effect(kvm_sea_vm: VmFactory, kind: str, wrong: dict[str, int]) -> None:
     """EINVAL, and nothing has happened: neither the abort nor the SError."""
     vcpu = stopped(kvm_sea_vm)
     before = State.of(vcpu)
