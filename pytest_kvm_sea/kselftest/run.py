@@ -16,7 +16,7 @@ DEFAULTS = {"KVM_SEA_HOST": "--kvm-sea-host=linux", "KVM_SEA_KTAP": "--kvm-sea-k
 TESTS = ("--pyargs", "pytest_kvm_sea.selftests")
 PLUGIN = "kvm-sea"
 """The entry point."""
-_LOADED = "ignore:Module already imported so cannot be rewritten; pytest_kvm_sea:pytest.PytestAssertRewriteWarning"
+_LOADED = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
 """It has no assertion."""
 
 
