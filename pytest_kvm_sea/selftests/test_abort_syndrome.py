@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kvm_sea.arm64.esr import AR, CM, EC, FNV, ISS_MASK, ISV, SF, WNR, syndrome
 from pytest_kvm_sea.selftests import guests_external as guests
-from pytest_kvm_sea.selftests.delivery import WITHOUT_MEMORY_ERRORS, State, deliver
+from pytest_kvm_sea.selftests.delivery import State, deliver
 
 if TYPE_CHECKING:
     from typing import Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.fixtures import VmFactory
     from pytest_kvm_sea.vmm.vcpu import Vcpu
 
-pytestmark = [pytest.mark.kvm_sea_requires("abort-esr"), WITHOUT_MEMORY_ERRORS]
+pytestmark = [pytest.mark.kvm_sea_requires("abort-esr"), pytest.mark.kvm_sea_distinct("kernel.uapi")]
 KINDS = pytest.mark.parametrize("kind", ["ext_dabt_pending", "ext_iabt_pending"], ids=["data", "instruction"])
 
 

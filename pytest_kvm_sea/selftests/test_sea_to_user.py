@@ -58,6 +58,9 @@ ONCE_PER_CORE = pytest.mark.kvm_sea_distinct(
 )
 """What is a matter of KVM and the core. What EINJ and firmware can lack is told by `test_sea_to_user` itself."""
 
+ACCESSES_ONCE = pytest.mark.kvm_sea_distinct("kernel.uapi", "cpu.sea_far")
+"""For every kind of access: once for each way in which an exit can look. What a host can lack others tell."""
+
 
 def lacks_fnv(vm: Vm) -> bool:
     """Mainline never tells the guest that FAR_EL1 is garbage; the series does."""
@@ -115,7 +118,7 @@ def kinds(way: str) -> list[object]:
     ]
 
 
-@ONCE_PER_CORE
+@ACCESSES_ONCE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", kinds("events"))
@@ -125,7 +128,7 @@ def test_access(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: str, el0: bool)
     consume(kvm_sea_vm(guests.consumer(ACCESSES[kind], gva, el0=el0)), kvm_sea_einj, kind, el0=el0, way="events")
 
 
-@ONCE_PER_CORE
+@ACCESSES_ONCE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", ["ldr-x", "str-x", "fetch"])

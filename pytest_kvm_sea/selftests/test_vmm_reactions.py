@@ -46,9 +46,7 @@ NO_PAGE = "[sea-page] nobody tells the page of the error; a host whose cores tra
 
 pytestmark = [
     pytest.mark.kvm_sea_requires(*NEEDS),
-    pytest.mark.kvm_sea_distinct(
-        "kernel.uapi", "kernel.sea_to_user", "kernel.page_size", "kernel.userfault", "cpu.ras", "cpu.sea_far"
-    ),
+    pytest.mark.kvm_sea_distinct("kernel.uapi", "kernel.page_size", "kernel.userfault", "cpu.sea_far"),
 ]
 
 
@@ -149,6 +147,7 @@ def test_a_protected_page_is_not_consumed_again(kvm_sea_vm: VmFactory, kvm_sea_e
 
 
 @pytest.mark.kvm_sea_requires("userfault")
+@pytest.mark.kvm_sea_distinct("kernel.userfault")
 def test_a_page_protected_by_userfault(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
     """With KVM userfault no memslot is split: every access to the page, a fetch too, is an exit that tells its page."""
     vm = prepare(kvm_sea_vm, kvm_sea_einj, (FIRST, FIRST, NEIGHBOUR, SECOND), FIRST)
