@@ -13,7 +13,8 @@ import posixpath
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
@@ -51,6 +52,12 @@ class Node:
     """It belongs to the process (as /proc/self does), not to root."""
     denied: int = 0
     """Not zero: the errno of every open, whoever asks."""
+
+
+@cache
+def _parents(path: str) -> frozenset[str]:
+    """All directories above a path; the paths are the same for every host."""
+    return frozenset(map(str, PurePosixPath(path).parents))
 
 
 class Filesystem:
@@ -189,8 +196,7 @@ class Filesystem:
 
     def _add(self, path: str, node: Node) -> None:
         self._nodes[path] = node
-        while (path := posixpath.dirname(path)) not in self._directories:
-            self._directories.add(path)
+        self._directories |= _parents(path)
 
     def _text(self, path: str, content: Callable[[], bytes], mode: int = 0o444) -> None:
         self._add(path, Node(lambda flags: TextFile(path, flags, content), mode))
@@ -217,8 +223,7 @@ class Filesystem:
         self._text("/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
         self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
-        for directory in (DEBUGFS, ACPI_TABLES):
-            self._directories.update(str(parent) for parent in Path(directory).parents)
+        self._directories |= _parents(DEBUGFS) | _parents(ACPI_TABLES)
 
     def _register_pool(self, physical: PhysicalMemory, size: int) -> None:
         directory = f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB"
