@@ -160,7 +160,7 @@ def test_f1_8_data_corruption_is_not_taken_for_an_exit(run: Run, monkeypatch: py
 
     monkeypatch.setattr(stage2.Stage2, "check", corrupt)
     result = run("ampereone", "test_sea_to_user and anonymous or ldr-x-el1")
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*Data corruption not prevented by SEA: gva=0x*, data=0xeeeeeeeeeeeeeeee*"])
 
 
