@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TARGET = "kvm_sea_target"
 """The fixture that says what a test runs on; a test that uses it, even through other fixtures, is one of ours."""
 HOSTS = ("sim", "linux")
-REVISIONS = ("mainline", "series-v1")
+REVISIONS = ("mainline", "series-v1", "follow-up")
 """The names in `uapi.revisions`, which must not be imported here (ctypes structures)."""
 KTAP_MODES = ("nested", "flat", "tap13")
 EXIT_SYSTEMS = ("pytest", "kselftest")
@@ -61,8 +61,8 @@ PLATFORM = Option(
 UAPI = Option(
     "uapi",
     "REVISION",
-    "revision of KVM's user API, mainline or series-v1: with sim only the platforms that speak it (default: all), "
-    "with linux the one that the kernel speaks (default: mainline)",
+    "revision of KVM's user API, mainline, series-v1 or follow-up: with sim only the platforms that speak it (default: "
+    "all), with linux the one that the kernel speaks (default: mainline)",
 )
 TIMEOUT = Option("timeout", "SECONDS", f"how long a guest may run before the test fails (default: {DEFAULT_TIMEOUT:g})")
 EINJ_HOST = Option(

@@ -35,9 +35,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "ras": "the CPU has FEAT_RAS, and routes the external aborts of a guest to KVM",
         "sea-to-user": "KVM_CAP_ARM_SEA_TO_USER: KVM exits with a guest's external abort",
         "inject-ext-dabt": "KVM_SET_VCPU_EVENTS injects an external data abort",
-        "inject-ext-iabt": "KVM_SET_VCPU_EVENTS injects an external instruction abort (the series only)",
+        "inject-ext-iabt": "KVM_SET_VCPU_EVENTS injects an external instruction abort (the series and its follow-up)",
         "nisv-to-user": "KVM exits with an access outside memory that has no instruction syndrome",
         "serror-esr": "KVM_SET_VCPU_EVENTS injects an SError with a syndrome",
+        "abort-esr": "KVM_SET_VCPU_EVENTS takes the syndrome of an abort (the follow-up only)",
+        "userfault": "KVM userfault: a bitmap of pages that are kept out of stage 2 (a proposal)",
         "double-fault2": "the CPU has FEAT_DoubleFault2 (SCTLR2_EL1.EASE)",
     },
     "Privilege": {
@@ -57,6 +59,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "firmware-stage2": "breaks stage-2 tables",
         "firmware-einj": "answers EINJ as it is told to",
         "firmware-ghes": "gives APEI an error record",
+        "firmware-scrub": "reports errors that nobody has consumed",
+    },
+    "Pages out of service": {
+        "hard-offline": "memory_failure on demand: hard_offline_page",
+        "soft-offline": "a page moved and taken out of service: soft_offline_page",
     },
     "Huge pages": {
         "hugetlb-2m": "a hugetlb page of 2 MiB is free",

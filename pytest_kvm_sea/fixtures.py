@@ -11,6 +11,7 @@
 | kvm_sea_firmware   | a firmware that breaks stage-2 tables, where the host has one             |
 | kvm_sea_ucalls     | a function that runs a vCPU and gives what the guest says, call by call   |
 | kvm_sea_debugfs    | the directory of the simulated debugfs tree, for `ls` and `cat`           |
+| kvm_sea_fake_einj  | a function that makes EINJ's files alone, for programs that use them      |
 """
 
 from __future__ import annotations
@@ -27,15 +28,23 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.guest.program import GuestProgram
     from pytest_kvm_sea.guest.ucall import Ucall
     from pytest_kvm_sea.hosts.contract import Host
+    from pytest_kvm_sea.platforms.model import Platform
     from pytest_kvm_sea.ras.einj import Einj
     from pytest_kvm_sea.ras.firmware import Firmware
     from pytest_kvm_sea.ras.pagemap import Pagemap
+    from pytest_kvm_sea.sim.fake_einj import FakeEinj
     from pytest_kvm_sea.targets import Target
     from pytest_kvm_sea.vmm.vcpu import Vcpu
     from pytest_kvm_sea.vmm.vm import Vm
 
 EINJ_NEEDS = ("arm64", "einj-table", "einj-module", "lockdown", "einj-parameters", "pagemap-pfn")
 """What every injection of a memory error at an address needs."""
+
+
+class FakeEinjFactory(Protocol):
+    """Makes fake trees of EINJ's files, each below a directory of its own, or below one that is given."""
+
+    def __call__(self, platform: str | Path | Platform = "ampereone", *, root: Path | None = None) -> FakeEinj: ...
 
 
 class VmFactory(Protocol):
@@ -158,3 +167,17 @@ def kvm_sea_debugfs(kvm_sea_host: Host) -> Path:
     from pytest_kvm_sea.providers import debugfs_of
 
     return debugfs_of(kvm_sea_host)
+
+
+@pytest.fixture
+def kvm_sea_fake_einj(tmp_path_factory: pytest.TempPathFactory) -> FakeEinjFactory:
+    """Make EINJ's files and nothing else: `kvm_sea_fake_einj("einj-v2")`, for tests of programs that inject errors.
+
+    Independent of all other fixtures: a test that uses only this one is not parametrised, and runs on any machine.
+    """
+    from pytest_kvm_sea.sim.fake_einj import FakeEinj
+
+    def make(platform: str | Path | Platform = "ampereone", *, root: Path | None = None) -> FakeEinj:
+        return FakeEinj(tmp_path_factory.mktemp("einj") if root is None else root, platform)
+
+    return make

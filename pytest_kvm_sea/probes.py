@@ -22,12 +22,14 @@ from pytest_kvm_sea.ras.pagemap import PATH as PAGEMAP
 from pytest_kvm_sea.uapi import kvm as uapi
 from pytest_kvm_sea.uapi.registers import register_id
 from pytest_kvm_sea.uapi.structures import EnableCap, OneReg, VcpuInit
+from pytest_kvm_sea.uapi.userfault import KVM_MEM_USERFAULT, KVM_SET_USER_MEMORY_REGION2, UserspaceMemoryRegion2
 
 Finding: TypeAlias = tuple[str, str] | None
 """What is missing, and how to get it; None where nothing is."""
 
 DEBUGFS = "/sys/kernel/debug"
 MOUNTS = "/proc/self/mounts"
+MEMORY = "/sys/devices/system/memory"
 
 _DF2_SHIFT = 56
 
@@ -106,6 +108,36 @@ def sea_to_user(host: Host) -> Finding:
     return None
 
 
+def abort_esr(host: Host) -> Finding:
+    if host.revision.injects_with_esr:
+        return None
+    return (
+        f"in the revision {host.revision.name} a VMM cannot give the syndrome of an abort to KVM_SET_VCPU_EVENTS",
+        "a kernel with the follow-up of the series, and --kvm-sea-uapi follow-up",
+    )
+
+
+def userfault(host: Host) -> Finding:
+    """Used, not asked for: the number of its capability was given to something else."""
+    try:
+        with _vm(host) as vm, closing(host.map_memory(0x1_0000)) as memory:
+            vm.ioctl(
+                KVM_SET_USER_MEMORY_REGION2,
+                UserspaceMemoryRegion2(
+                    flags=KVM_MEM_USERFAULT,
+                    memory_size=memory.size,
+                    userspace_addr=memory.address,
+                    userfault_bitmap=memory.address,
+                ),
+            )
+    except OSError as error:
+        return (
+            f"the kernel has no KVM userfault ({_text(error)}), a proposal that is in no released kernel",
+            "--kvm-sea-host sim and --kvm-sea-platform userfault",
+        )
+    return None
+
+
 def inject_ext_iabt(host: Host) -> Finding:
     number = host.revision.cap_inject_ext_iabt
     if number is None:
@@ -166,6 +198,29 @@ def firmware_ghes(host: Host) -> Finding:
     if "record" in Firmware(host).ask("about")["operations"]:
         return None
     return "the firmware that can be asked has no error records for APEI", "the emulated host with --firmware"
+
+
+def firmware_scrub(host: Host) -> Finding:
+    if "scrub" in Firmware(host).ask("about")["operations"]:
+        return None
+    return "the firmware that can be asked reports no errors that nobody has consumed", "--kvm-sea-host sim"
+
+
+def soft_offline(host: Host) -> Finding:
+    return _offline_page(host, "soft_offline_page")
+
+
+def hard_offline(host: Host) -> Finding:
+    return _offline_page(host, "hard_offline_page")
+
+
+def _offline_page(host: Host, name: str) -> Finding:
+    path = f"{MEMORY}/{name}"
+    try:
+        host.open(path, os.O_WRONLY).close()
+    except OSError as error:
+        return f"{path} cannot be written: {_text(error)}", "CONFIG_MEMORY_FAILURE and CONFIG_MEMORY_HOTPLUG"
+    return None
 
 
 def firmware_einj(host: Host) -> Finding:

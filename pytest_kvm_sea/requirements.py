@@ -59,8 +59,13 @@ REQUIREMENTS: dict[str, Requirement] = {
         Requirement("firmware-stage2", probes.firmware_stage2, ("root",)),
         Requirement("firmware-einj", probes.firmware_einj, ("firmware-stage2",)),
         Requirement("firmware-ghes", probes.firmware_ghes, ("firmware-stage2",)),
+        Requirement("firmware-scrub", probes.firmware_scrub, ("firmware-stage2",)),
+        Requirement("soft-offline", probes.soft_offline, ("root",)),
+        Requirement("hard-offline", probes.hard_offline, ("root",)),
         Requirement("hugetlb-2m", probes.hugetlb_2m),
         Requirement("hugetlb-1g", probes.hugetlb_1g),
+        Requirement("abort-esr", probes.abort_esr, ("inject-ext-iabt",)),
+        Requirement("userfault", probes.userfault, ("kvm",)),
         Requirement("double-fault2", probes.double_fault2, ("kvm",)),
     )
 }

@@ -45,7 +45,8 @@ def block(name: str, language: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "tests"), [("fixtures.md", 3), ("guests.md", 1), ("injection.md", 1), ("firmware.md", 1)]
+    ("page", "tests"),
+    [("fixtures.md", 3), ("guests.md", 1), ("injection.md", 1), ("firmware.md", 1), ("vmm.md", 1), ("fake-einj.md", 3)],
 )
 def test_python_examples(pytester: pytest.Pytester, page: str, tests: int) -> None:
     pytester.makepyfile(block(page, "python"))

@@ -36,6 +36,7 @@ class Action(enum.IntEnum):
     CHECK_BUSY_STATUS = 0x06
     GET_COMMAND_STATUS = 0x07
     SET_ERROR_TYPE_WITH_ADDRESS = 0x08
+    V2_GET_ERROR_TYPE = 0x11
 
 
 class Instruction(enum.IntEnum):
@@ -48,7 +49,7 @@ class Instruction(enum.IntEnum):
 
 
 class Register(enum.IntEnum):
-    """Offsets of the registers, 8 bytes each; the last one is a structure."""
+    """Offsets of the registers, 8 bytes each; ADDRESS is a structure, to which EINJv2 adds up to 127 components."""
 
     BEGIN = 0x00
     TRIGGER_TABLE = 0x08
@@ -59,6 +60,10 @@ class Register(enum.IntEnum):
     BUSY = 0x30
     STATUS = 0x38
     ADDRESS = 0x40
+
+
+V2_GET_TYPE = 0x1800
+"""Offset of one more register, where there is EINJv2: behind the structure at ADDRESS with all its components."""
 
 
 class CommandStatus(enum.IntEnum):
@@ -75,7 +80,7 @@ class Step:
 
     action: Action
     instruction: Instruction
-    register: Register
+    register: int
     value: int = 0
 
 
@@ -92,6 +97,9 @@ STEPS = (
     Step(Action.SET_ERROR_TYPE_WITH_ADDRESS, Instruction.WRITE, Register.ADDRESS),
 )
 """What the kernel is told to do; entries of one action are carried out in this order."""
+
+V2_STEPS = (*STEPS, Step(Action.V2_GET_ERROR_TYPE, Instruction.READ, V2_GET_TYPE))
+"""The same of a firmware that has EINJv2 (ACPI 6.6)."""
 
 
 def einj_table(registers: int, steps: Iterable[Step] = STEPS, *, table_id: bytes = b"SIMULATE") -> bytes:

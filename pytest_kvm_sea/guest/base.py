@@ -18,6 +18,7 @@ from pytest_kvm_sea.guest.ucall import FORMAT_ARGS, FORMAT_ARGS_OFFSET, UcallCom
 from pytest_kvm_sea.guest.values import Constant, Value, as_value
 
 if TYPE_CHECKING:
+    from pytest_kvm_sea.guest.blocks import If
     from pytest_kvm_sea.guest.linker import Linker
 
 Printable: TypeAlias = Value | int | str
@@ -38,6 +39,8 @@ class GuestBase:
         self.code = code
         self.loops: list[tuple[Label, Label]] = []
         """Where break_ and continue_ go, for each loop around this place."""
+        self.last_if: If | None = None
+        """What an else_ would belong to."""
 
     @property
     def asm(self) -> Assembler:

@@ -57,6 +57,7 @@ class If(Block):
     def end(self) -> None:
         self.code.asm.label(self.skip)
         self.ended_at = len(self.code.asm)
+        self.guest.last_if = self  # blocks inside of this one were the last for a while
 
 
 class Else(Block):

@@ -46,8 +46,6 @@ class Variable(Local):
 class Guest(MemoryStatements, SystemStatements, TalkStatements):
     """The code of one guest function in the making: EL1 code, a handler, or the user function at EL0."""
 
-    _last_if: If | None = None
-
     # Values
 
     def let(self, value: Operand) -> Value:
@@ -99,24 +97,24 @@ class Guest(MemoryStatements, SystemStatements, TalkStatements):
 
     def if_(self, condition: Operand) -> Block:
         """``with g.if_(a == b): …``"""
-        self._last_if = If(self, as_value(condition))
-        return self._last_if
+        self.last_if = If(self, as_value(condition))
+        return self.last_if
 
     def else_(self) -> Block:
         """``with g.else_(): …``, directly after the block of an `if_`."""
-        return Else(self, self._last_if)
+        return Else(self, self.last_if)
 
     def while_(self, condition: Operand | Callable[[], Operand]) -> Block:
         """``with g.while_(i < 10): …``; the formula is computed each time round.
 
         A condition that reads something each time is given as a function: ``g.while_(lambda: g.read_u64(a) == 0)``.
         """
-        self._last_if = None
+        self.last_if = None
         return Loop(self, condition)
 
     def loop(self, times: Operand | None = None) -> Block:
         """``with g.loop(): …`` for ever, or so many times."""
-        self._last_if = None
+        self.last_if = None
         if times is None:
             return Loop(self, 1)
         counter = self.variable(times)

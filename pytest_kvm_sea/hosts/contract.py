@@ -73,6 +73,17 @@ class Memory(Protocol):
         ...
 
 
+class MceKill(enum.Enum):
+    """When a thread wants to hear of an error in memory of its process (prctl(2) PR_MCE_KILL)."""
+
+    EARLY = "early"
+    """As soon as the kernel knows of it, used or not: SIGBUS, BUS_MCEERR_AO."""
+    LATE = "late"
+    """When it touches the memory."""
+    DEFAULT = "default"
+    """As the sysctl vm.memory_failure_early_kill says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sigbus:
     """The siginfo of a SIGBUS (sigaction(2)); codes as in asm-generic/siginfo.h."""
@@ -149,8 +160,12 @@ class Host(Protocol):
         """madvise(2) MADV_HWPOISON: the kernel deals with the page as if its memory had failed; not the memory itself.
 
         The SIGBUS that the kernel sends the caller for it is taken. OSError: EPERM without CAP_SYS_ADMIN, EINVAL
-        where the kernel has no CONFIG_MEMORY_FAILURE, EHWPOISON where the page is offline already.
+        where the kernel has no CONFIG_MEMORY_FAILURE, EFAULT where the page is offline already.
         """
+        ...
+
+    def set_mce_kill(self, policy: MceKill, /) -> None:
+        """prctl(2) PR_MCE_KILL for the calling thread. Of a process, the first thread that is to be told is told."""
         ...
 
     def capture_sigbus(self) -> AbstractContextManager[Callable[[], list[Sigbus]]]:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
-from pytest_kvm_sea.hosts.contract import Argument, Backing, File, Memory, Sigbus
-from pytest_kvm_sea.hosts.signals import KICK, captured_sigbus, poison_page, run_mask
+from pytest_kvm_sea.hosts.contract import Argument, Backing, File, MceKill, Memory, Sigbus
+from pytest_kvm_sea.hosts.signals import KICK, captured_sigbus, poison_page, run_mask, set_mce_kill
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.uapi.revisions import Revision
@@ -167,6 +167,9 @@ class LinuxHost:
 
     def poison_page(self, address: HostVA, /) -> None:
         poison_page(address)
+
+    def set_mce_kill(self, policy: MceKill, /) -> None:
+        set_mce_kill(policy)
 
     def capture_sigbus(self) -> contextlib.AbstractContextManager[Callable[[], list[Sigbus]]]:
         return captured_sigbus()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from pytest_kvm_sea.addresses import HostVA
-from pytest_kvm_sea.hosts.contract import Sigbus
+from pytest_kvm_sea.hosts.contract import MceKill, Sigbus
 
 KICK = signal.SIGUSR1
 """The signal that interrupts KVM_RUN; it has no other meaning."""
@@ -29,6 +29,8 @@ _KERNEL_SIGNALS = 64
 _SIGACTION_BYTES = 256
 """More than struct sigaction has on any Linux: it is only kept, and given back."""
 _MADV_HWPOISON = 100
+_PR_MCE_KILL, _PR_MCE_KILL_SET = 33, 1
+_MCE_KILL = {MceKill.LATE: 0, MceKill.EARLY: 1, MceKill.DEFAULT: 2}
 
 
 class _Siginfo(ctypes.Structure):
@@ -125,6 +127,13 @@ def poison_page(address: int) -> None:
         libc.sigaction(signal.SIGBUS, before, None)
     if failed:
         raise OSError(number, os.strerror(number), f"madvise MADV_HWPOISON of {address:#x}")
+
+
+def set_mce_kill(policy: MceKill) -> None:
+    """prctl(2) PR_MCE_KILL, PR_MCE_KILL_SET for the calling thread."""
+    if _libc().prctl(_PR_MCE_KILL, _PR_MCE_KILL_SET, _MCE_KILL[policy], 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "prctl PR_MCE_KILL")
 
 
 def _madvise(address: int, size: int, advice: int) -> int:

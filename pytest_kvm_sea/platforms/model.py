@@ -68,8 +68,10 @@ class Line:
     """Annotation of a field that is no key: it gets the line that its mapping starts at, counted from 1."""
 
 
-ErrorType: TypeAlias = Annotated[int, Bits(0x8000_0FFF)]
-"""A bit of EINJ's GET_ERROR_TYPE (ACPI 6.5, table 18.30): 0 to 11, or 31 for the types that a vendor defines."""
+ErrorType: TypeAlias = Annotated[int, Bits(0x8003_FFFF)]
+"""A bit of EINJ's GET_ERROR_TYPE (ACPI 6.5, table 18.30): 0 to 17, or 31 for the types that a vendor defines."""
+ErrorTypeV2: TypeAlias = Annotated[int, Bits(0x7)]
+"""A bit of EINJV2_GET_ERROR_TYPE (ACPI 6.6): processor, memory, PCI Express."""
 
 
 class SeaPolicy(enum.Enum):
@@ -81,6 +83,25 @@ class SeaPolicy(enum.Enum):
     """A record is found and handled by memory_failure: SIGBUS, BUS_MCEERR_AR, to the VMM."""
     CLAIMED_UNHANDLED = "claimed-unhandled"
     """A record is found, memory_failure cannot act: SIGBUS, SI_KERNEL, to the VMM."""
+    DUPLICATE = "duplicate"
+    """Always one and the same record, which GHES has seen before: `kernel.ghes_tells_duplicates` says what follows."""
+
+
+class EinjOutcome(enum.Enum):
+    """What the firmware makes of a request to inject an error that it offers."""
+
+    POISONED = "poisoned"
+    """Success; an uncorrected error in memory waits until somebody consumes it, or notrigger is 0."""
+    REPORTED = "reported"
+    """Success, and notrigger is not honoured: the error is reported at once, and the page goes offline."""
+    UNPOISONED = "unpoisoned"
+    """Success, and no memory is poisoned."""
+    FAILED = "failed"
+    """Busy with something else: EBUSY."""
+    INVALID = "invalid"
+    """A parameter is not to its liking: EINVAL."""
+    TIMEOUT = "timeout"
+    """It never ends: EIO."""
 
 
 class Lockdown(enum.Enum):
@@ -95,8 +116,8 @@ class Lockdown(enum.Enum):
 class Kernel:
     release: Annotated[str, Pattern(r"\d+\.\d+[-+.~\w]*", "a kernel release such as 7.3.4 or 6.15.0-rc5")] = "7.3.4"
     """As uname -r prints it."""
-    uapi: Annotated[str, OneOf(("mainline", "series-v1"))] = "mainline"
-    """Revision of the user API: mainline or series-v1."""
+    uapi: Annotated[str, OneOf(("mainline", "series-v1", "follow-up"))] = "mainline"
+    """Revision of the user API: mainline, series-v1 (the series as first posted) or follow-up (posted after its v3)."""
     page_size: Annotated[int, Unit(), OneOf((4 * KIB, 16 * KIB, 64 * KIB))] = 4 * KIB
     """Page size of the host kernel: 4KiB, 16KiB or 64KiB."""
     sea_to_user: bool = True
@@ -107,6 +128,14 @@ class Kernel:
     """Since 6.17: an injected exception is entered at once. False: it is marked, and entered by the next KVM_RUN."""
     s1ptw_level: bool = True
     """Since 7.0: an abort injected for a failed stage-1 walk carries the level of the walk."""
+    userfault: bool = False
+    """KVM userfault as proposed: memslots with a bitmap of pages to keep out of stage 2. In no released kernel."""
+    einj_v2: bool = True
+    """Since 6.17: einj.ko knows EINJv2, and error_type is a text that is read back as it was written."""
+    einj_any_memory: bool = True
+    """Since 6.18: einj.ko takes any address that is not MMIO. False: RAM, persistent and soft-reserved memory only."""
+    ghes_tells_duplicates: bool = True
+    """By 7.3: a record that GHES has seen before claims no SEA. False (6.12): it does, and nothing follows."""
     lockdown: Lockdown = Lockdown.NONE
     """Mode of kernel lockdown; from integrity on, the files of EINJ cannot be opened."""
 
@@ -133,6 +162,10 @@ class Hugepages:
     """1 GiB hugetlb pages in the pool."""
 
 
+_VENDOR_DEVICE = "[0-9a-f]{1,2}:[0-9a-f]{1,2}:[0-9a-f]{1,2}[.][0-7]"
+_VENDOR_IDS = "vendor_id=[0-9a-f]{1,4} device_id=[0-9a-f]{1,4} rev_id=[0-9a-f]{1,2}"
+
+
 @dataclass(frozen=True, slots=True)
 class Einj:
     table: bool = True
@@ -142,17 +175,27 @@ class Einj:
     parameters: bool = True
     """SET_ERROR_TYPE_WITH_ADDRESS is there, and so are the files flags, param1 to param4, notrigger."""
     notrigger: bool = True
-    """The file notrigger is there and honoured. False: an error is reported at once, the page taken offline."""
+    """The file notrigger is there. False (kernels before 3.15): the trigger always runs."""
     error_types: tuple[ErrorType, ...] = (0x08, 0x10, 0x20)
     """Bits of available_error_type."""
-    poisons: bool = True
-    """False: the firmware reports success and no memory is poisoned."""
+    v2_error_types: tuple[ErrorTypeV2, ...] = ()
+    """Bits of EINJv2, which kernels list with V2_ in front; none: the firmware has no EINJv2."""
+    v2_components: Annotated[int, Range(0, 127)] = 0
+    """How many components an EINJv2 error may name: pairs of files component_idN and component_syndromeN."""
+    vendor: Annotated[str, Pattern(f"|{_VENDOR_DEVICE} {_VENDOR_IDS}", "the line of the file vendor")] = ""
+    """The vendor extension, as the file vendor shows it: "0:1:2.3 vendor_id=1d0f device_id=10 rev_id=0". Or none."""
+    oem_error: Annotated[int, Range(0, 4096)] = 0
+    """Bytes of the file oem_error, the vendor's own structure."""
+    outcome: EinjOutcome = EinjOutcome.POISONED
+    """What the firmware makes of a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Firmware:
     einj: Einj = field(default_factory=Einj)
     """Error injection (ACPI 6.5, 18.6)."""
+    ghes: bool = True
+    """The HEST has error sources: one that is notified by SEA, one for what nobody has consumed yet."""
     sea: SeaPolicy = SeaPolicy.UNCLAIMED
     """What APEI does with a guest's SEA."""
     forwards_sea: bool = False

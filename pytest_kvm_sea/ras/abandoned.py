@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_kvm_sea.ras.einj_files import EinjFiles, Write, way_back
+from pytest_kvm_sea.ras.einj_files import EinjFiles, Write, same_value, way_back
 from pytest_kvm_sea.ras.errors import EinjError, RetireError
 from pytest_kvm_sea.ras.journal import Entry, Journal, boot_id
 from pytest_kvm_sea.ras.retire import HARD_OFFLINE, is_offline
@@ -61,14 +61,6 @@ def _changed(host: Host, entry: Entry) -> list[Write]:
             now = files.read(write.file).strip()
         except EinjError:
             now = ""
-        if now != write.text and _same(now, written.get(write.file, "")):
+        if now != write.text and same_value(now, written.get(write.file, "")):
             back.append(Write(write.file, write.text))
     return back
-
-
-def _same(shown: str, written: str) -> bool:
-    """The kernel shows a number with leading zeros, or as it was written."""
-    try:
-        return int(shown, 0) == int(written, 0)
-    except ValueError:
-        return shown == written

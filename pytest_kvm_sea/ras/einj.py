@@ -3,7 +3,8 @@
 
 This destroys memory of the host. In this order: everything that can be checked is checked; the lock of the machine is
 taken; the files are read; the journal is flushed to disk; the files are written; the address is translated again; the
-cache lines are cleaned; the error is injected; the files are put back. `Einj.close` takes the poisoned pages out of
+cache lines are cleaned; the files are read once more, in case somebody else writes to them, too; the error is injected;
+the files are put back. `Einj.close` takes the poisoned pages out of
 service, sees that they are, and gives the lock back.
 """
 
@@ -180,6 +181,7 @@ class Einj:
             for write in knobs:
                 transaction.write(write)
             self._prepare_memory(order)
+            transaction.check()
             tried = True
             transaction.write(Write(_INJECT, "1"))
         except BaseException as error:

@@ -83,6 +83,14 @@ def way_back(saved: dict[str, str]) -> list[Write]:
     ]
 
 
+def same_value(shown: str, written: str) -> bool:
+    """Whether a file that shows this holds what was written: the kernel shows numbers with leading zeros."""
+    try:
+        return int(shown, 0) == int(written, 0)
+    except ValueError:
+        return shown.strip() == written.strip()
+
+
 class Transaction:
     """The writes of one injection, and the way back."""
 
@@ -92,6 +100,7 @@ class Transaction:
         self._trace = trace
         self._saved = saved
         self._changed: dict[str, str] = {}
+        self._written: dict[str, str] = {}
         self.writes: list[Write] = []
         self.unrestored: list[str] = []
         """After `restore`: names of files that do not hold what they held before."""
@@ -101,6 +110,7 @@ class Transaction:
         if write.file in self._saved:
             # Before the write: one that fails may have changed the file all the same (error_type since 6.17).
             self._changed[write.file] = self._saved[write.file]
+            self._written[write.file] = write.text
         self._do(write)
 
     def _do(self, write: Write) -> None:
@@ -111,12 +121,45 @@ class Transaction:
             raise
         self._trace.add(Step.WRITE, None, write, None)
 
+    def check(self) -> None:
+        """EinjError where a file does not hold any more what was written to it: somebody else uses EINJ as well.
+
+        No lock of the driver's spans several files, so nothing can close the gap between this look and error_inject.
+        """
+        for name, text in self._written.items():
+            found = self._files.read(name).strip()
+            if not same_value(found, text):
+                raise EinjError(
+                    f"{DIRECTORY}/{name} holds {found!r}, and {text!r} was written to it a moment ago: another process"
+                    " uses EINJ on this host at the same time; nothing was injected. Find out who, and take turns",
+                    file=name,
+                    value=text,
+                )
+
+    def _others(self, write: Write) -> str | None:
+        """What a file holds that is neither what was written here nor what was there before. None: one of these.
+
+        None as well for a file that cannot be read: whether it can be written will show.
+        """
+        try:
+            found = self._files.read(write.file).strip()
+        except EinjError:
+            return None
+        known = (self._written[write.file], write.text)
+        return None if any(same_value(found, text) for text in known) else found
+
     def restore(self) -> list[EinjError]:
-        """Put every file back that was written, the last one first; what failed."""
+        """Put every file back that was written, the last one first; what failed.
+
+        A file that somebody else has written to since then is left alone.
+        """
         failures = []
         back = way_back(self._changed)
         self.unrestored += [name for name in self._changed if name not in {write.file for write in back}]
         for write in back:
+            if self._others(write) is not None:
+                self.unrestored.append(write.file)
+                continue
             self.writes.append(write)
             try:
                 self._do(write)

@@ -80,6 +80,20 @@ class Firmware:
         self.ask("record", hpa=page, id=table.id)
         self.broken.remove(table)
 
+    def report(self, page: HostPA, severity: str) -> None:
+        """Have an asynchronous source of APEI report a memory error that nobody has consumed. Raises FirmwareError.
+
+        ``severity``: `recoverable`, an uncorrected one, or `corrected`, one correction above the threshold.
+        """
+        self.ask("report", hpa=page, severity=severity)
+
+    def scrub(self) -> list[HostPA]:
+        """Have the patrol scrubber go through all of memory: pages with errors that the kernel did not know of.
+
+        It is told of each, as by `report`. Raises FirmwareError.
+        """
+        return [HostPA(page) for page in self.ask("scrub")["pages"]]
+
     def set_einj_outcome(self, outcome: str) -> None:
         """How EINJ's commands end from now on: `success`, `failed`, `invalid`, `timeout`. Raises FirmwareError."""
         self.ask("einj-outcome", outcome=outcome)

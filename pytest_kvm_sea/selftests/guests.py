@@ -13,6 +13,8 @@ from pytest_kvm_sea.guest.program import GuestProgram
 from pytest_kvm_sea.guest.vectors import Vector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_kvm_sea.guest.builder import Guest
     from pytest_kvm_sea.guest.linker import Function, Handlers
     from pytest_kvm_sea.guest.vectors import ExRegs
@@ -53,8 +55,11 @@ def _warm_up(g: Guest) -> None:
         g.sync(WARM)
 
 
-def _program(code: Function, *, el0: bool, handlers: Handlers) -> GuestProgram:
+def program(
+    code: Function, *, el0: bool, handlers: Handlers, variables: Mapping[str, int] | None = None
+) -> GuestProgram:
     """``code`` at EL1, or at EL0 under an EL1 that does nothing but start it; both after warming up at EL1."""
+    names = {**_GLOBALS, **(variables or {})}
 
     def start(g: Guest) -> None:
         _warm_up(g)
@@ -65,8 +70,8 @@ def _program(code: Function, *, el0: bool, handlers: Handlers) -> GuestProgram:
         g.enter_el0()
 
     if el0:
-        return GuestProgram.build(start_user, handlers=handlers, user=code, globals=_GLOBALS)
-    return GuestProgram.build(start, handlers=handlers, globals=_GLOBALS)
+        return GuestProgram.build(start_user, handlers=handlers, user=code, globals=names)
+    return GuestProgram.build(start, handlers=handlers, globals=names)
 
 
 @cache
@@ -104,7 +109,7 @@ def consumer(kind: AccessKind, gva: int, *, el0: bool = False, check_fnv: bool =
             g.assert_eq(far, gva)
         g.done()
 
-    return _program(guest_code, el0=el0, handlers={(vector, exception_class): expect_sea})
+    return program(guest_code, el0=el0, handlers={(vector, exception_class): expect_sea})
 
 
 @cache
@@ -127,7 +132,7 @@ def reader(gva: int, *, el0: bool = False) -> GuestProgram:
         g.done()
 
     vector = Vector.ERROR_LOWER_64 if el0 else Vector.ERROR_CURRENT
-    return _program(guest_code, el0=el0, handlers={vector: expect_serror})
+    return program(guest_code, el0=el0, handlers={vector: expect_serror})
 
 
 @cache
@@ -147,7 +152,7 @@ def walker(gva: int) -> GuestProgram:
         g.assert_eq(regs.pc, g.symbol("access"))
         g.done()
 
-    return _program(guest_code, el0=False, handlers={(Vector.SYNC_CURRENT, EC.DABT_CURRENT): expect_sea})
+    return program(guest_code, el0=False, handlers={(Vector.SYNC_CURRENT, EC.DABT_CURRENT): expect_sea})
 
 
 @cache
@@ -160,7 +165,21 @@ def pages(good: int, bad: int) -> GuestProgram:
         g.read_u64(bad)
         g.fail("the page at %#lx was read", bad)
 
-    return _program(guest_code, el0=False, handlers={})
+    return program(guest_code, el0=False, handlers={})
+
+
+@cache
+def rereader(first: int, second: int, value: int) -> GuestProgram:
+    """A guest that finds a value at one address, says so, and finds it there again, and at another one, too."""
+
+    def guest_code(g: Guest) -> None:
+        g.assert_eq(g.read_u64(first), value)
+        g.sync(1)
+        g.assert_eq(g.read_u64(first), value)
+        g.assert_eq(g.read_u64(second), value)
+        g.done()
+
+    return program(guest_code, el0=False, handlers={})
 
 
 @cache
@@ -179,7 +198,7 @@ def idle(*, el0: bool = False, instruction: bool = True) -> GuestProgram:
         g.assert_eq(regs.pstate & 0xF, 0 if el0 else 5)
         g.done()
 
-    return _program(guest_code, el0=el0, handlers={(vector, exception_class): expect_abort})
+    return program(guest_code, el0=el0, handlers={(vector, exception_class): expect_abort})
 
 
 @cache
@@ -198,4 +217,4 @@ def stopped_at_el0(*, instruction: bool = True) -> GuestProgram:
         g.assert_eq(regs.pstate & 0xF, 0)
         g.done()
 
-    return _program(user_code, el0=True, handlers={(vector, exception_class): expect_abort})
+    return program(user_code, el0=True, handlers={(vector, exception_class): expect_abort})

@@ -16,6 +16,7 @@ from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand
 from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.ras.kpageflags import PageFlag, page_flags
 from pytest_kvm_sea.ras.pagemap import Pagemap
+from pytest_kvm_sea.ras.retire import is_offline
 from pytest_kvm_sea.ras.sigbus import BUS_MCEERR_AR, SI_KERNEL, explain, name
 from pytest_kvm_sea.selftests import guests
 from pytest_kvm_sea.vmm.errors import GuestFailure
@@ -112,6 +113,11 @@ def break_physical(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
 def _inject(vm: Vm, einj: Einj, gpa: GuestPA, gva: GuestVA) -> Broken:
     hva = vm.memory.hva(gpa)
     hpa = einj.inject_at(hva).address
+    if is_offline(vm.host, hpa):
+        pytest.skip(
+            "[einj-notrigger] the firmware reported the error at once, although notrigger was set, and the kernel took"
+            " the page offline before the guest could consume it; use firmware that honours notrigger"
+        )
     level = None if einj.broken_table_level is None else einj.broken_table_level()
     return Broken(gva, gpa, hva, hpa, walk_level=level)
 
@@ -162,6 +168,13 @@ def run_to_done(vcpu: Vcpu, broken: Broken) -> None:
     result = _resume(vcpu, broken)
     done = isinstance(result, Ucall) and result.cmd is UcallCommand.DONE
     assert done, f"expected the guest to be done, got {result}; guest at {vcpu.where()}"
+
+
+def run_to_stage(vcpu: Vcpu, broken: Broken, stage: int) -> None:
+    """Run a guest that consumes the error until it says that it got to ``stage``. Skips as `run_to_sea` does."""
+    result = _resume(vcpu, broken)
+    there = isinstance(result, Ucall) and result.cmd is UcallCommand.SYNC and result.stage == stage
+    assert there, f"expected the guest at stage {stage:#x}, got {result}; guest at {vcpu.where()}"
 
 
 def _resume(vcpu: Vcpu, broken: Broken) -> Ucall | VmExit:
@@ -230,7 +243,9 @@ def replay(vcpu: Vcpu, sea: SeaExit, way: str) -> None:
             instruction=sea.is_instruction_abort,
             iss=0 if sea.far_valid else syndromes.FNV,
         )
-    elif sea.is_instruction_abort:
-        vcpu.inject_instruction_abort()
+        return
+    iss = syndromes.FNV if vcpu.vm.revision.injects_with_esr and not sea.far_valid else None
+    if sea.is_instruction_abort:
+        vcpu.inject_instruction_abort(iss)
     else:
-        vcpu.inject_data_abort()
+        vcpu.inject_data_abort(iss)

@@ -149,7 +149,7 @@ def test_journal(
     assert (entry.finished, entry.writes[-1][0]) == (True, "error_type")
 
 
-@pytest.mark.parametrize("text", ["0x40", "0x18", "0x0", "garbage", "0x100000010"])
+@pytest.mark.parametrize("text", ["0x200", "0x18", "0x0", "garbage", "0x100000010"])
 def test_error_types_that_the_driver_refuses(firmware: Firmware, files: EinjFiles, text: str) -> None:
     """Not offered, two at once, none, no number, more than 32 bits: EINVAL, and what was chosen before stays chosen."""
     told = firmware.einj_injections()
@@ -161,9 +161,9 @@ def test_error_types_that_the_driver_refuses(firmware: Firmware, files: EinjFile
 
 def test_the_client_knows_what_is_not_offered(page: HostVA, kvm_sea_einj: Einj) -> None:
     """An error type that the firmware does not have does not get as far as the files."""
-    assert 0x40 not in kvm_sea_einj.available_types()
-    with pytest.raises(EinjError, match="does not offer error type 0x40") as caught:
-        kvm_sea_einj.inject_at(page, error_type=0x40)
+    assert 0x200 not in kvm_sea_einj.available_types()
+    with pytest.raises(EinjError, match="does not offer error type 0x200") as caught:
+        kvm_sea_einj.inject_at(page, error_type=0x200)
     assert caught.value.errno is None
 
 

@@ -38,7 +38,7 @@ UNTOUCHED = ("pc", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el
 pytestmark = [
     pytest.mark.kvm_sea_requires("sea-to-user", "ras", "inject-ext-dabt", "pagemap-pfn", "firmware-stage2"),
     # Neither EINJ nor how the core tracks addresses plays a part in an error of stage 2's own tables.
-    pytest.mark.kvm_sea_distinct("kernel.uapi", "kernel.page_size", "cpu.ras"),
+    pytest.mark.kvm_sea_distinct("kernel.uapi"),
 ]
 
 

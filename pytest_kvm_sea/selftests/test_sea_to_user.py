@@ -58,6 +58,11 @@ ONCE_PER_CORE = pytest.mark.kvm_sea_distinct(
 )
 """What is a matter of KVM and the core. What EINJ and firmware can lack is told by `test_sea_to_user` itself."""
 
+ONCE_PER_EXIT = pytest.mark.kvm_sea_distinct("kernel.uapi", "cpu.sea_far")
+"""Once for each way in which an exit can look. What a host can lack others tell."""
+ONCE = pytest.mark.kvm_sea_distinct("process.kvm")
+"""On the first platform only, since all of them may open /dev/kvm."""
+
 
 def lacks_fnv(vm: Vm) -> bool:
     """Mainline never tells the guest that FAR_EL1 is garbage; the series does."""
@@ -115,7 +120,7 @@ def kinds(way: str) -> list[object]:
     ]
 
 
-@ONCE_PER_CORE
+@ONCE
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", kinds("events"))
@@ -125,7 +130,17 @@ def test_access(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: str, el0: bool)
     consume(kvm_sea_vm(guests.consumer(ACCESSES[kind], gva, el0=el0)), kvm_sea_einj, kind, el0=el0, way="events")
 
 
-@ONCE_PER_CORE
+@ONCE_PER_EXIT
+@pytest.mark.kvm_sea_requires(*NEEDS)
+@pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
+@pytest.mark.parametrize("kind", ["ldr-x", "stp", pytest.param("fetch", marks=INJECT_IABT)])
+def test_replay_by_events(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: str, el0: bool) -> None:
+    """The same in every revision and on cores that do not track the address, for a few kinds of access."""
+    gva = ACCESSES[kind].address_near(GVA)
+    consume(kvm_sea_vm(guests.consumer(ACCESSES[kind], gva, el0=el0)), kvm_sea_einj, kind, el0=el0, way="events")
+
+
+@ONCE_PER_EXIT
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("el0", [False, True], ids=["el1", "el0"])
 @pytest.mark.parametrize("kind", ["ldr-x", "str-x", "fetch"])
@@ -135,7 +150,7 @@ def test_replay_by_registers(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, kind: st
     consume(kvm_sea_vm(program), kvm_sea_einj, kind, el0=el0, way="one-reg")
 
 
-@ONCE_PER_CORE
+@ONCE_PER_EXIT
 @pytest.mark.kvm_sea_requires(*NEEDS)
 def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
     """The exit leaves the guest's registers alone; running on without injecting brings the same exit again."""
@@ -151,7 +166,7 @@ def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None
     assert vcpu.registers("pc", *UNTOUCHED) == state
 
 
-@ONCE_PER_CORE
+@ONCE_PER_EXIT
 @pytest.mark.kvm_sea_requires(*NEEDS)
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_error_in_page_tables(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, level: int) -> None:
@@ -173,7 +188,7 @@ def test_error_in_page_tables(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, level: 
     vcpu.expect_done()
 
 
-@ONCE_PER_CORE
+@ONCE_PER_EXIT
 @pytest.mark.kvm_sea_requires(*NEEDS)
 def test_two_vcpus_read_the_same_cell(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
     """Each vCPU gets an exit of its own, and each its own abort."""

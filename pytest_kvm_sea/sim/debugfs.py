@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Tree:
         """``files`` and ``directories`` (path to mode) are absolute paths; missing parents get mode 0755."""
         self._root = root
         self._base: str | None = None
+        self._held = threading.local()
         self._files = files
         self._directories = directories
 
@@ -91,9 +93,16 @@ class Tree:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclusive among threads and processes."""
-        with _flock(self._made()):
+        """Exclusive among threads and processes; who holds it may take it once more."""
+        if getattr(self._held, "here", False):
             yield
+            return
+        with _flock(self._made()):
+            self._held.here = True
+            try:
+                yield
+            finally:
+                self._held.here = False
 
     def _made(self) -> str:
         if self._base is None:

@@ -13,13 +13,15 @@ import posixpath
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
-from pytest_kvm_sea.sim import einj, kernel_log, procfs
+from pytest_kvm_sea.sim import einj_layout, kernel_log, procfs
 from pytest_kvm_sea.sim.acpi import einj_table
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
+from pytest_kvm_sea.sim.einj import Driver
 from pytest_kvm_sea.sim.files import DirectoryFile, TextFile, fail
 from pytest_kvm_sea.sim.lazy_tree import LazyTree
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import File
     from pytest_kvm_sea.platforms.model import Platform
     from pytest_kvm_sea.sim.firmware import Firmware
+    from pytest_kvm_sea.sim.memory_failure import MemoryFailure
     from pytest_kvm_sea.sim.physical import PhysicalMemory
     from pytest_kvm_sea.sim.process import Process
 
@@ -51,6 +54,12 @@ class Node:
     """Not zero: the errno of every open, whoever asks."""
 
 
+@cache
+def _parents(path: str) -> frozenset[str]:
+    """All directories above a path; the paths are the same for every host."""
+    return frozenset(map(str, PurePosixPath(path).parents))
+
+
 class Filesystem:
     """What one process of the simulated host sees."""
 
@@ -72,14 +81,15 @@ class Filesystem:
         self._root = platform.process.root
         self._nodes: dict[str, Node] = {}
         self._directories = {"/", ACPI_TABLES, DEBUGFS}
-        files = einj.files(platform)
+        files = einj_layout.files(platform)
         if platform.firmware.einj.table:
             table = einj_table(platform.firmware.einj, physical.map.firmware.start)
             files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
         directories = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
         self.tree = Tree(tree_root, files, directories) if shared else LazyTree(tree_root, files, directories)
-        self._driver = einj.Driver(platform, physical, firmware, self.tree)
+        self._driver = Driver(platform, physical, firmware, self.tree)
         self._register_memory_files(process, physical)
+        self._register_failure_files(firmware.failure)
 
     def register(self, path: str, opener: Callable[[int], File], *, mode: int = 0o666, denied: int = 0) -> None:
         """Put a file at an absolute path; ``opener`` gets the flags of open(2). ``denied``: errno of every attempt."""
@@ -186,8 +196,7 @@ class Filesystem:
 
     def _add(self, path: str, node: Node) -> None:
         self._nodes[path] = node
-        while (path := posixpath.dirname(path)) not in self._directories:
-            self._directories.add(path)
+        self._directories |= _parents(path)
 
     def _text(self, path: str, content: Callable[[], bytes], mode: int = 0o444) -> None:
         self._add(path, Node(lambda flags: TextFile(path, flags, content), mode))
@@ -196,14 +205,16 @@ class Filesystem:
         kernel = self._platform.kernel
         root = self._root
         pagemap, kpageflags = "/proc/self/pagemap", "/proc/kpageflags"
-        offline = "/sys/devices/system/memory/hard_offline_page"
 
         self._add(
             pagemap,
             Node(lambda flags: procfs.PagemapFile(pagemap, flags, process, show_pfn=root), 0o400, owned=True),
         )
         self._add(kpageflags, Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400))
-        self._add(offline, Node(lambda flags: procfs.HardOfflineFile(offline, flags, physical), 0o200))
+        self._text("/proc/meminfo", lambda: procfs.meminfo(physical))
+        for size in (2 << 20, 1 << 30):
+            if physical.pool_size(size):
+                self._register_pool(physical, size)
         self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
         self._add(
             kernel_log.PATH,
@@ -212,5 +223,29 @@ class Filesystem:
         self._text("/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
         self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
-        for directory in (DEBUGFS, ACPI_TABLES):
-            self._directories.update(str(parent) for parent in Path(directory).parents)
+        self._directories |= _parents(DEBUGFS) | _parents(ACPI_TABLES)
+
+    def _register_pool(self, physical: PhysicalMemory, size: int) -> None:
+        directory = f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB"
+        self._text(f"{directory}/nr_hugepages", lambda: b"%d\n" % physical.pool_size(size), 0o644)
+        self._text(f"{directory}/free_hugepages", lambda: b"%d\n" % physical.pool_free(size))
+
+    def _register_failure_files(self, failure: MemoryFailure) -> None:
+        """The doors to memory_failure, and its sysctls."""
+
+        def add(path: str, mode: int, opener: Callable[[str, int], File]) -> None:
+            self._add(path, Node(lambda flags: opener(path, flags), mode))
+
+        memory = "/sys/devices/system/memory"
+        add(f"{memory}/hard_offline_page", 0o200, lambda path, flags: procfs.OfflineFile(path, flags, failure.handle))
+        add(
+            f"{memory}/soft_offline_page",
+            0o200,
+            lambda path, flags: procfs.OfflineFile(path, flags, failure.soft_offline),
+        )
+        for name, attribute in (("memory_failure_early_kill", "early_kill"), ("enable_soft_offline",) * 2):
+            add(
+                f"/proc/sys/vm/{name}",
+                0o644,
+                lambda path, flags, attribute=attribute: procfs.SwitchFile(path, flags, failure, attribute),  # type: ignore[misc]
+            )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_kvm_sea.addresses import HostPA
 from pytest_kvm_sea.firmware.port import LONGEST, PATH, Operation, RequestError, answer, choice, number
 from pytest_kvm_sea.hosts.contract import Backing
+from pytest_kvm_sea.sim.apei import Severity
 from pytest_kvm_sea.sim.files import SimFile
 from pytest_kvm_sea.sim.firmware import Status
 
@@ -35,10 +36,11 @@ class FirmwarePort:
             "about": self._about,
             "break": self._break,
             "repair": self._repair,
-            "record": self._record,
             "einj-outcome": self._einj_outcome,
             "einj-injections": self._einj_injections,
         }
+        if firmware.apei.present:
+            self.operations |= {"record": self._record, "report": self._report, "scrub": self._scrub}
 
     def open(self, flags: int) -> SimFile:
         """Open the port."""
@@ -92,6 +94,14 @@ class FirmwarePort:
         address, identifier = HostPA(number(request, "hpa")), self._identifier(request)
         self._machine.apei.record = (address, lambda: self._mend(identifier))
         return {}
+
+    def _report(self, request: Mapping[str, Any]) -> dict[str, object]:
+        address = HostPA(number(request, "hpa"))
+        self._firmware.apei.report(address, choice(request, "severity", Severity))
+        return {}
+
+    def _scrub(self, _request: Mapping[str, Any]) -> dict[str, object]:
+        return {"pages": list(self._firmware.scrub())}
 
     def _mend(self, identifier: int) -> None:
         if identifier in self._broken:

@@ -139,7 +139,7 @@ class Region:
 
 @dataclass(eq=False, slots=True)
 class Frames:
-    """The physical memory of one mapping."""
+    """The physical memory of one mapping, as its page tables have it."""
 
     region: Region
     extents: list[tuple[int, int]]
@@ -148,9 +148,21 @@ class Frames:
     page_size: int
     pages: Permutation
     """Order of the pages within one unit: the identity where the unit is one huge page."""
+    entry: int
+    """Bytes that one entry of the page tables maps: a huge page of hugetlb, else a page of the host."""
+    changed: dict[int, Frames | int] = field(default_factory=dict)
+    """Entries, by number, that are not as they were at first: the page that took the place, or, of a hwpoison entry,
+    the physical address that it remembers."""
+    parent: tuple[Frames, int] | None = None
+    """Of a page that took another one's place: the mapping, and where in it."""
 
     def hpa(self, offset: int) -> int:
-        """The physical address of the byte at ``offset`` of the mapping."""
+        """The physical address of the byte at ``offset`` of the mapping; of a hwpoison entry, what it was."""
+        if self.changed:
+            index, within = divmod(offset, self.entry)
+            other = self.changed.get(index)
+            if other is not None:
+                return other + within if isinstance(other, int) else other.hpa(within)
         number, within = divmod(offset, self.region.unit)
         for start, count in self.extents:
             if number < count:
@@ -158,6 +170,24 @@ class Frames:
                 return self.region.address(start + number) + self.pages.forward(page) * self.page_size + byte
             number -= count
         raise IndexError(f"offset {offset:#x} lies outside a mapping of {self.size:#x} bytes")
+
+    def lost(self, offset: int) -> bool:
+        """Whether there is a hwpoison entry: whoever touches the page is killed."""
+        other = self.changed.get(offset // self.entry) if self.changed else None
+        return isinstance(other, int) or (other is not None and other.lost(offset % self.entry))
+
+    def lose(self, offset: int) -> None:
+        """Put a hwpoison entry where the page at ``offset`` is mapped."""
+        start = offset // self.entry * self.entry
+        self.changed[offset // self.entry] = self.hpa(start)
+
+    def replace(self, offset: int, page: Frames) -> Frames | None:
+        """Map another page at ``offset``; what it takes the place of, if that was not there from the beginning."""
+        index = offset // self.entry
+        before = self.changed.get(index)
+        page.parent = (self, index * self.entry)
+        self.changed[index] = page
+        return before if isinstance(before, Frames) else None
 
     def offset_in_unit(self, within: int) -> int:
         """The inverse within one unit: from the place in physical memory to the place in the mapping."""

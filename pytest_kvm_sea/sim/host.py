@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.firmware import port
-from pytest_kvm_sea.hosts.contract import Backing, File, Memory, Sigbus
-from pytest_kvm_sea.sim.apei import Apei
+from pytest_kvm_sea.hosts.contract import Backing, File, MceKill, Memory, Sigbus
 from pytest_kvm_sea.sim.files import TextFile
 from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
@@ -23,7 +22,8 @@ from pytest_kvm_sea.sim.firmware_port import FirmwarePort
 from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
-from pytest_kvm_sea.sim.process import Process
+from pytest_kvm_sea.sim.presence import Presence
+from pytest_kvm_sea.sim.process import HUGETLB_SIZES, Process
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.platforms.model import Platform
@@ -50,9 +50,10 @@ class SimHost:
             platform,
             self.process,
             self.physical,
-            Apei(platform.firmware.sea, self.physical, self.process),
+            self.firmware.apei,
             self._install,
         )
+        self.process.interrupt = self.interrupt
         self._given_tree = tree
         self._own_tree: tempfile.TemporaryDirectory[str] | None = None
         self._files = Filesystem(
@@ -107,14 +108,25 @@ class SimHost:
     def poison_page(self, address: HostVA, /) -> None:
         if not self.platform.process.root:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        hpa = self.process.hpa_of(address)
-        if hpa is None:
+        found = self.process.resolve(address)
+        if found is None:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        memory, offset = found
+        if memory.lost(offset):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        # It looks the page up as a read does, and what was never written is the page of zeros, which is the kernel's.
+        own = memory.backing in HUGETLB_SIZES or memory.presence(offset) is Presence.OWN
+        hpa = memory.hpa(offset) if own else self.physical.zero_page
         self.physical.log.add(
             Level.INFO,
-            f"Injecting memory failure for pfn {hpa // self.page_size:#x} at process virtual address {address:#x}",
+            f"Injecting memory failure for pfn {self.firmware.failure.pfn(hpa):#x}"
+            f" at process virtual address {address:#x}",
         )
-        self.physical.offline(hpa)
+        with self.process.capture_sigbus():
+            self.firmware.failure.handle(hpa, action_required=True)
+
+    def set_mce_kill(self, policy: MceKill, /) -> None:
+        self.process.set_mce_kill(policy)
 
     @contextlib.contextmanager
     def capture_sigbus(self) -> Iterator[Callable[[], list[Sigbus]]]:

@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
@@ -115,6 +116,13 @@ class LazyTree:
 
 def _with_parents(directories: Mapping[str, int], files: Mapping[str, Entry]) -> dict[str, int]:
     """All directories with their modes, those that are named by a path below them included."""
+    return dict(_all_directories(tuple(directories.items()), tuple(files)))
+
+
+@lru_cache(maxsize=64)
+def _all_directories(given: tuple[tuple[str, int], ...], files: tuple[str, ...]) -> Mapping[str, int]:
+    """Every host of a platform has the same."""
+    directories = dict(given)
     found: dict[str, int] = {}
     for path in (*directories, *(file.rpartition("/")[0] for file in files)):
         parts = path.split("/")[1:]

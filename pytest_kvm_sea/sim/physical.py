@@ -3,11 +3,12 @@
 
 Poison is kept by 64-byte granule, the unit in which arm64 servers mark corrupt data (cache line and ECC word). A page
 that memory_failure has dealt with is *offline* (the kernel's PG_hwpoison): the poison stays in the cell, but the kernel
-no longer lets anybody touch it (mm/memory-failure.c).
+no longer lets anybody touch it. What that means for who has it mapped is in `sim.memory_failure`.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import threading
@@ -21,6 +22,14 @@ from pytest_kvm_sea.sim.memory_map import MemoryMap, Resource, memory_map
 GRANULE = 64
 EHWPOISON = 133
 """Not in Python's errno module before 3.14."""
+
+
+class Offline(enum.Enum):
+    """What a page was when it went offline."""
+
+    FREE = "free"
+    ANONYMOUS = "anonymous"
+    KERNEL = "kernel"
 
 
 def _error(code: int) -> OSError:
@@ -47,7 +56,7 @@ class PhysicalMemory:
         self._lock = threading.Lock()
         self._granules: set[int] = set()
         self._poisoned_pages: Counter[int] = Counter()
-        self._offline: set[int] = set()
+        self._offline: dict[int, Offline] = {}
 
     # Layout
 
@@ -114,12 +123,15 @@ class PhysicalMemory:
             extents = region.take(-(-size // region.unit))
             if extents is None:
                 raise _error(errno.ENOMEM)
-            frames = Frames(region, extents, size, self.page_size, order)
+            frames = Frames(region, extents, size, self.page_size, order, huge_page or self.page_size)
             region.enter(frames)
         return frames
 
     def free(self, frames: Frames) -> None:
         """Take frames back. Offline pages stay out of circulation; poison that the kernel was not told of does not."""
+        for other in frames.changed.values():
+            if isinstance(other, Frames):
+                self.free(other)
         region = frames.region
         with self._lock:
             region.leave(frames)
@@ -127,7 +139,7 @@ class PhysicalMemory:
             region.give_back(frames.extents, withheld)
 
     def owner(self, hpa: int) -> tuple[Frames, int] | None:
-        """The frames that hold this address and the offset in their mapping; None if it is free or not RAM."""
+        """The mapping that holds this address now, and the offset in it; None if it is free, offline or not RAM."""
         for region in self._regions():
             index = region.index(hpa)
             if index is None:
@@ -138,15 +150,32 @@ class PhysicalMemory:
                 return None
             frames, offset = found
             offset += frames.offset_in_unit(hpa - region.address(index))
-            return (frames, offset) if offset < frames.size else None
+            if offset >= frames.size or frames.lost(offset) or frames.hpa(offset) != hpa:
+                return None
+            while frames.parent is not None:
+                frames, start = frames.parent
+                offset += start
+            return frames, offset
         return None
 
-    def page_unit(self, hpa: int) -> tuple[HostPA, int]:
-        """Start and size of the page that memory_failure would act on: a huge page of hugetlb, else a base page."""
+    def huge_page(self, hpa: int) -> tuple[HostPA, int] | None:
+        """Start and size of the hugetlb page that holds an address; None for ordinary memory."""
         for size, pool in self._pools.items():
-            if pool.index(hpa) is not None:
-                return HostPA(hpa // size * size), size
-        return HostPA(hpa // self.page_size * self.page_size), self.page_size
+            index = pool.index(hpa)
+            if index is not None:
+                start = HostPA(hpa // size * size)
+                return None if self._has_offline(start, size) else (start, size)
+        return None
+
+    def pool_size(self, page: int) -> int:
+        """All hugetlb pages of this size, in use or not; one that had an error has been dissolved."""
+        pool = self._pools.get(page)
+        if pool is None:
+            return 0
+        return pool.count - len({index for base in self._offline if (index := pool.index(base)) is not None})
+
+    def _has_offline(self, start: int, size: int) -> bool:
+        return any(start <= base < start + size for base in self._offline)
 
     def _ordinary(self) -> Region:
         if self._general is None:
@@ -199,42 +228,33 @@ class PhysicalMemory:
 
     # Pages out of service
 
-    def offline(self, hpa: int) -> tuple[HostPA, int]:
-        """Do what memory_failure does with the page at ``hpa``; start and size of what was taken out of service.
+    def page(self, hpa: int) -> HostPA:
+        """Start of the page of the host that holds an address."""
+        return HostPA(hpa // self.page_size * self.page_size)
 
-        OSError: ENXIO outside the kernel's memory, EHWPOISON if that page is offline already, EBUSY if the page is the
-        kernel's own (it is marked, but cannot be recovered).
+    def take_offline(self, hpa: int, was: Offline) -> None:
+        """Mark one page, and never hand it out again. A huge page of hugetlb that it is in leaves its pool.
+
+        What is left of the huge page is free, and would be given out as ordinary memory; here it is not.
         """
-        pfn = hpa // self.page_size
-        if not self.is_ram(hpa):
-            self.log.memory_failure(pfn, "memory outside kernel control")
-            raise _error(errno.ENXIO)
-        base, size = self.page_unit(hpa)
+        base = self.page(hpa)
         with self._lock:
-            known = base in self._offline
-            if not known:
-                self._offline.add(base)
-                self.generation += 1
-                self._withhold(base)
-        if known:
-            self.log.memory_failure(pfn, "recovery action for already poisoned page: Failed")
-            raise _error(EHWPOISON)
-        if base in self.map.kernel:
-            self.log.memory_failure(pfn, "recovery action for reserved kernel page: Ignored")
-            raise _error(errno.EBUSY)
-        self.log.memory_failure(pfn, f"recovery action for {self._kind(base, size)}: Recovered")
-        return base, size
-
-    def _kind(self, base: int, size: int) -> str:
-        """A page as memory_failure calls it. One that belongs to a mapping counts as touched."""
-        used = self.owner(base) is not None
-        if size != self.page_size:
-            return "huge page" if used else "free huge page"
-        return "dirty LRU page" if used else "free buddy page"
+            self._offline[base] = was
+            self.generation += 1
+            self._withhold(base)
 
     def is_offline(self, hpa: int) -> bool:
         """Whether the page at ``hpa`` is marked hwpoison."""
-        return bool(self._offline) and self.page_unit(hpa)[0] in self._offline
+        return bool(self._offline) and self.page(hpa) in self._offline
+
+    def offline_was(self, hpa: int) -> Offline | None:
+        """What the page at ``hpa`` was before it went offline; None if it did not."""
+        return self._offline.get(self.page(hpa))
+
+    @property
+    def offline_pages(self) -> int:
+        """How many pages are offline (HardwareCorrupted in /proc/meminfo is in kilobytes)."""
+        return len(self._offline)
 
     def _withhold(self, base: int) -> None:
         for region in self._regions():

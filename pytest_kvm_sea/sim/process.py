@@ -14,11 +14,12 @@ import mmap
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from weakref import WeakKeyDictionary
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
-from pytest_kvm_sea.hosts.contract import Backing, Sigbus
+from pytest_kvm_sea.hosts.contract import Backing, MceKill, Sigbus
 from pytest_kvm_sea.platforms.model import GIB, MIB, Hugepages
 from pytest_kvm_sea.sim.frames import BLOCK, Frames
 from pytest_kvm_sea.sim.physical import PhysicalMemory
@@ -35,9 +36,9 @@ _ADVICE = {Backing.ANONYMOUS: getattr(mmap, "MADV_NOHUGEPAGE", 15), Backing.THP:
 class SigbusNotCaptured(Exception):
     """A SIGBUS reached a thread that does not capture it. A real VMM would have been killed by it."""
 
-    def __init__(self, sigbus: Sigbus) -> None:
+    def __init__(self, sigbus: Sigbus, thread: int) -> None:
         super().__init__(
-            f"SIGBUS (si_code {sigbus.code:#x}, si_addr {sigbus.address:#x}) in thread {threading.get_ident()}, and"
+            f"SIGBUS (si_code {sigbus.code:#x}, si_addr {sigbus.address:#x}) in thread {thread}, and"
             " nothing captures it: on a real host it would have killed this process. Use host.capture_sigbus() in that"
             " thread."
         )
@@ -88,6 +89,16 @@ class SimMemory:
         """The physical address behind a byte. IndexError outside the mapping."""
         return HostPA(self.frames.hpa(offset))
 
+    def lost(self, offset: int) -> bool:
+        """Whether memory_failure took the page at ``offset`` away."""
+        return self.frames.lost(offset)
+
+    def split(self, offset: int) -> bool:
+        """Whether a transparent huge page was split because a page of it was taken away or moved."""
+        frames = self.frames
+        start = offset // BLOCK * BLOCK
+        return any(start <= index * frames.entry < start + BLOCK for index in frames.changed)
+
     def presence(self, offset: int) -> Presence:
         """What is behind the page at ``offset``: nothing, the page of zeros, or a page of its own."""
         unit = self.fault_unit
@@ -128,13 +139,18 @@ class Process:
     def __init__(self, physical: PhysicalMemory, page_size: int, hugepages: Hugepages) -> None:
         self.physical = physical
         self.page_size = page_size
+        self.label = f"pytest:{os.getpid()}"
+        """How the kernel calls the process in its messages."""
         self.generation = 0
         """Goes up whenever a mapping comes or goes."""
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._mappings: list[SimMemory] = []
         self._by_frames: dict[int, SimMemory] = {}
-        self._signals = threading.local()
+        self._captures: dict[int, list[list[Sigbus]]] = {}
+        self._mce_kill: WeakKeyDictionary[threading.Thread, MceKill] = WeakKeyDictionary()
+        self.interrupt: Callable[[int], None] = lambda _thread: None
+        """Called with a thread that a signal was sent to: what it is waiting in returns EINTR."""
         if page_size < 64 << 10 and hugepages.free_1g:
             # Kernels with 64 KiB pages have no huge pages of 1 GiB: only 2 MiB, 512 MiB and 16 GiB.
             physical.reserve_pool(GIB, hugepages.free_1g)
@@ -202,10 +218,22 @@ class Process:
         frames = self._allocate(memory.size, memory.backing)
         with self._lock:
             old, memory.frames = memory.frames, frames
+            # Hwpoison entries stay as they are.
+            frames.changed.update((index, page) for index, page in old.changed.items() if isinstance(page, int))
             del self._by_frames[id(old)]
             self._by_frames[id(frames)] = memory
             self.generation += 1
         self.physical.free(old)
+
+    def migrate_entry(self, memory: SimMemory, offset: int) -> None:
+        """Move what one entry of the page tables maps to another page. OSError ENOMEM if there is none."""
+        frames = memory.frames
+        page = self._allocate(frames.entry, memory.backing if memory.backing in HUGETLB_SIZES else Backing.ANONYMOUS)
+        with self._lock:
+            old = frames.replace(offset, page)
+            self.generation += 1
+        if old is not None:
+            self.physical.free(old)
 
     def resolve(self, hva: int, size: int = 1) -> tuple[SimMemory, int] | None:
         """The mapping that holds all of [hva, hva+size), and the offset of ``hva`` in it. None: not mapped (EFAULT)."""
@@ -224,12 +252,25 @@ class Process:
 
     def hva_of(self, hpa: int) -> HostVA | None:
         """The virtual address that a physical one is mapped at."""
+        found = self.memory_at(hpa)
+        return None if found is None else HostVA(found[0].address + found[1])
+
+    def memory_at(self, hpa: int) -> tuple[SimMemory, int] | None:
+        """The mapping that holds a physical address, and the offset in it."""
         found = self.physical.owner(hpa)
-        if found is None:
-            return None
-        frames, offset = found
-        memory = self._by_frames.get(id(frames))
-        return HostVA(memory.address + offset) if memory is not None else None
+        memory = None if found is None else self._by_frames.get(id(found[0]))
+        return None if found is None or memory is None else (memory, found[1])
+
+    def hwpoison_entry(self, hpa: int) -> tuple[SimMemory, int] | None:
+        """The mapping that had the page at ``hpa`` when it went offline, and the offset in it."""
+        for memory in tuple(self._mappings):
+            frames = memory.frames
+            for index in frames.changed:
+                offset = index * frames.entry
+                within = hpa - frames.hpa(offset)
+                if frames.lost(offset) and 0 <= within < frames.entry:
+                    return memory, offset + within
+        return None
 
     def close(self) -> None:
         """The end of the process: all mappings go."""
@@ -242,22 +283,31 @@ class Process:
     def capture_sigbus(self) -> Iterator[list[Sigbus]]:
         """While the context lasts, SIGBUS of the calling thread goes into the list. Of nested ones, the innermost."""
         captured: list[Sigbus] = []
-        stack = self._captures()
+        stack = self._captures.setdefault(threading.get_ident(), [])
         stack.append(captured)
         try:
             yield captured
         finally:
             stack.pop()
 
-    def deliver_sigbus(self, sigbus: Sigbus) -> None:
-        """Send the calling thread a SIGBUS. Raises SigbusNotCaptured where that would have killed the process."""
-        stack = self._captures()
-        if not stack:
-            raise SigbusNotCaptured(sigbus)
-        stack[-1].append(sigbus)
+    def deliver_sigbus(self, sigbus: Sigbus, *, thread: int | None = None) -> None:
+        """Send a thread, the calling one without ``thread``, a SIGBUS, and have it leave KVM_RUN.
 
-    def _captures(self) -> list[list[Sigbus]]:
-        stack: list[list[Sigbus]] | None = getattr(self._signals, "stack", None)
-        if stack is None:
-            stack = self._signals.stack = []
-        return stack
+        Raises SigbusNotCaptured where that would have killed the process.
+        """
+        target = threading.get_ident() if thread is None else thread
+        stack = self._captures.get(target)
+        if not stack:
+            raise SigbusNotCaptured(sigbus, target)
+        stack[-1].append(sigbus)
+        self.interrupt(target)
+
+    def set_mce_kill(self, policy: MceKill) -> None:
+        """prctl(2) PR_MCE_KILL of the calling thread. Threads that it makes later do not inherit it here."""
+        self._mce_kill[threading.current_thread()] = policy
+
+    def early_kill_thread(self, *, by_default: bool) -> int | None:
+        """The thread that is told of errors nobody has consumed: the first that wants to be, or None."""
+        wants = {MceKill.EARLY: True, MceKill.LATE: False, MceKill.DEFAULT: by_default}
+        threads = threading.enumerate()
+        return next((each.ident for each in threads if wants[self._mce_kill.get(each, MceKill.DEFAULT)]), None)

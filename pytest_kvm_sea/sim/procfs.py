@@ -10,12 +10,14 @@ from __future__ import annotations
 import enum
 import errno
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.platforms.model import Lockdown
-from pytest_kvm_sea.sim.files import SimFile, fail
+from pytest_kvm_sea.sim.files import SimFile, TextFile, fail
 from pytest_kvm_sea.sim.kernel_text import kstrtoull
-from pytest_kvm_sea.sim.physical import EHWPOISON
+from pytest_kvm_sea.sim.physical import EHWPOISON, Offline
 from pytest_kvm_sea.sim.presence import Presence
 from pytest_kvm_sea.sim.process import HUGETLB_SIZES, TASK_SIZE, Process, SimMemory
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.sim.physical import PhysicalMemory
 
 ENTRY = 8
+_DEFAULT_HUGE = 2 << 20
 PRESENT, SWAPPED, EXCLUSIVE = 1 << 63, 1 << 62, 1 << 56
 _SWAP_TYPE_BITS = 5
 SWP_HWPOISON = 24
@@ -76,7 +79,7 @@ class PagemapFile(SimFile):
         hpa = memory.hpa(offset)
         if presence is Presence.ZERO:
             return PRESENT | self._frame(physical.zero_page)
-        if not physical.is_offline(hpa):
+        if not memory.lost(offset):
             return PRESENT | EXCLUSIVE | self._frame(hpa)
         if memory.backing in HUGETLB_SIZES:
             return 0
@@ -111,6 +114,13 @@ def _bits(*flags: Kpf) -> int:
 
 
 _ANONYMOUS = _bits(Kpf.UPTODATE, Kpf.DIRTY, Kpf.LRU, Kpf.MMAP, Kpf.ANON, Kpf.SWAPBACKED)
+_OFFLINE = {
+    None: 0,
+    Offline.FREE: _bits(Kpf.HWPOISON),
+    Offline.KERNEL: _bits(Kpf.HWPOISON),
+    # Unmapped and off its list, and never freed (mm/memory-failure.c delete_from_lru_cache).
+    Offline.ANONYMOUS: _bits(Kpf.HWPOISON, Kpf.UPTODATE, Kpf.DIRTY, Kpf.ANON, Kpf.SWAPBACKED),
+}
 _HUGETLB = _bits(Kpf.UPTODATE, Kpf.DIRTY, Kpf.MMAP, Kpf.ANON, Kpf.HUGE)
 
 
@@ -135,32 +145,35 @@ class KpageflagsFile(SimFile):
         physical = self._physical
         if not physical.is_ram(hpa):
             return _bits(Kpf.NOPAGE)
-        poison = _bits(Kpf.HWPOISON) if physical.is_offline(hpa) else 0
+        poison = _OFFLINE[physical.offline_was(hpa)]
         if hpa == physical.zero_page:
             return poison | _bits(Kpf.ZERO_PAGE, Kpf.RESERVED)
         if hpa in physical.map.kernel:
             return poison | _bits(Kpf.RESERVED)
-        hva = self._process.hva_of(hpa)
-        found = self._process.resolve(hva) if hva is not None else None
+        if poison:
+            return poison
+        found = self._process.memory_at(hpa)
         if found is None or found[0].presence(found[1]) is not Presence.OWN:
-            return poison | (0 if poison else _bits(Kpf.BUDDY))
-        return poison | self._mapped(found[0], found[1])
+            return _bits(Kpf.BUDDY)
+        return self._mapped(found[0], found[1])
 
     @staticmethod
     def _mapped(memory: SimMemory, offset: int) -> int:
         unit = memory.fault_unit
+        if memory.backing is Backing.THP and memory.split(offset):
+            return _ANONYMOUS
         part = _bits(Kpf.COMPOUND_TAIL if offset % unit else Kpf.COMPOUND_HEAD)
         if memory.backing in HUGETLB_SIZES:
             return _HUGETLB | part
         return _ANONYMOUS | (part | _bits(Kpf.THP) if unit > memory.frames.page_size else 0)
 
 
-class HardOfflineFile(SimFile):
-    """/sys/devices/system/memory/hard_offline_page: takes a physical address and runs memory_failure on its page."""
+class OfflineFile(SimFile):
+    """/sys/devices/system/memory/hard_offline_page and soft_offline_page: take a physical address."""
 
-    def __init__(self, path: str, flags: int, physical: PhysicalMemory) -> None:
+    def __init__(self, path: str, flags: int, action: Callable[[int], None]) -> None:
         super().__init__(path, flags)
-        self._physical = physical
+        self._action = action
 
     def write_at(self, data: bytes, offset: int) -> int:  # noqa: ARG002 - sysfs takes a value per write
         try:
@@ -168,10 +181,39 @@ class HardOfflineFile(SimFile):
         except OSError:
             fail(errno.EINVAL, self.path)
         try:
-            self._physical.offline(address)
+            self._action(address)
         except OSError as error:
             fail(error.errno or EHWPOISON, self.path)
         return len(data)
+
+
+class SwitchFile(TextFile):
+    """A sysctl that is 0 or 1 (proc_dointvec_minmax)."""
+
+    def __init__(self, path: str, flags: int, owner: object, name: str) -> None:
+        """``owner``: has the switch as its attribute ``name``."""
+        super().__init__(path, flags, lambda: b"%d\n" % getattr(owner, name))
+        self._owner, self._name = owner, name
+
+    def write_at(self, data: bytes, offset: int) -> int:  # noqa: ARG002 - a sysctl takes its value in one write
+        text = data.strip(b" \t\n")
+        if not text.isdigit() or int(text) > 1:
+            fail(errno.EINVAL, self.path)
+        setattr(self._owner, self._name, text == b"1")
+        return len(data)
+
+
+def meminfo(physical: PhysicalMemory) -> bytes:
+    """What /proc/meminfo says of memory that failed, and of the pool of huge pages of the default size."""
+    total, free = physical.pool_size(_DEFAULT_HUGE), physical.pool_free(_DEFAULT_HUGE)
+    rows = (
+        ("MemTotal", physical.ram_size >> 10, " kB"),
+        ("HardwareCorrupted", physical.offline_pages * physical.page_size >> 10, " kB"),
+        ("HugePages_Total", total, ""),
+        ("HugePages_Free", free, ""),
+        ("Hugepagesize", _DEFAULT_HUGE >> 10, " kB"),
+    )
+    return "".join(f"{name + ':':<16}{value:>8}{unit}\n" for name, value, unit in rows).encode()
 
 
 def iomem(resources: tuple[Resource, ...], *, show: bool) -> bytes:

@@ -20,7 +20,7 @@ from pytest_kvm_sea.reports.story import Event, Lane
 from pytest_kvm_sea.reports.trace import Record, Step, Who
 from pytest_kvm_sea.stories import vectors
 from pytest_kvm_sea.stories.places import Atlas
-from pytest_kvm_sea.vmm.exits import MmioExit, NisvExit, SeaExit, SigbusExit, VmExit
+from pytest_kvm_sea.vmm.exits import MemoryFaultExit, MmioExit, NisvExit, SeaExit, SigbusExit, VmExit
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.vmm.vm import Vm
@@ -267,6 +267,8 @@ def _exit_title(result: VmExit) -> str:
         return "KVM_EXIT_MMIO"
     if isinstance(result, NisvExit):
         return "KVM_EXIT_ARM_NISV"
+    if isinstance(result, MemoryFaultExit):
+        return "KVM_EXIT_MEMORY_FAULT"
     return str(result)
 
 
@@ -276,6 +278,8 @@ def _exit_facts(result: VmExit) -> Facts:
         return [("ipa", f"{result.address:#x}"), ("access", f"{direction}, {result.size} bytes")]
     if isinstance(result, NisvExit):
         return [("ipa", f"{result.fault_ipa:#x}"), ("esr_iss", f"{result.esr_iss:#x}")]
+    if isinstance(result, MemoryFaultExit):
+        return [("ipa", f"{result.gpa:#x}"), ("size", f"{result.size:#x}"), ("flags", f"{result.flags:#x}")]
     return []
 
 

@@ -108,6 +108,37 @@ class VcpuEventsV1(ctypes.Structure):
     reserved: ctypes.Array[ctypes.c_uint32]
 
 
+class ExceptionEventsFollowUp(ctypes.Structure):
+    """The exception part of struct kvm_vcpu_events of the follow-up: 24 bytes, with a syndrome for the abort."""
+
+    _fields_ = (
+        ("serror_pending", ctypes.c_uint8),
+        ("serror_has_esr", ctypes.c_uint8),
+        ("ext_dabt_pending", ctypes.c_uint8),
+        ("ext_iabt_pending", ctypes.c_uint8),
+        ("ext_abt_has_esr", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 3),
+        ("serror_esr", ctypes.c_uint64),
+        ("ext_abt_esr", ctypes.c_uint64),
+    )
+    serror_pending: int
+    serror_has_esr: int
+    ext_dabt_pending: int
+    ext_iabt_pending: int
+    ext_abt_has_esr: int
+    pad: ctypes.Array[ctypes.c_uint8]
+    serror_esr: int
+    ext_abt_esr: int
+
+
+class VcpuEventsFollowUp(ctypes.Structure):
+    """struct kvm_vcpu_events of the follow-up, 64 bytes as ever: what `exception` grew by, `reserved` has less."""
+
+    _fields_ = (("exception", ExceptionEventsFollowUp), ("reserved", ctypes.c_uint32 * 10))
+    exception: ExceptionEventsFollowUp
+    reserved: ctypes.Array[ctypes.c_uint32]
+
+
 class Mmio(ctypes.Structure):
     """kvm_run.mmio."""
 
@@ -187,6 +218,15 @@ class SystemEvent(ctypes.Structure):
     data: ctypes.Array[ctypes.c_uint64]
 
 
+class MemoryFault(ctypes.Structure):
+    """kvm_run.memory_fault."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("gpa", ctypes.c_uint64), ("size", ctypes.c_uint64))
+    flags: int
+    gpa: int
+    size: int
+
+
 class _RunUnion(ctypes.Union):
     _fields_ = (
         ("mmio", Mmio),
@@ -196,6 +236,7 @@ class _RunUnion(ctypes.Union):
         ("fail_entry", FailEntry),
         ("internal", Internal),
         ("system_event", SystemEvent),
+        ("memory_fault", MemoryFault),
         ("padding", ctypes.c_uint8 * KVM_RUN_UNION_SIZE),
     )
 
@@ -229,3 +270,4 @@ class KvmRun(ctypes.Structure):
     fail_entry: FailEntry
     internal: Internal
     system_event: SystemEvent
+    memory_fault: MemoryFault

@@ -69,6 +69,18 @@ class SeaExit:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFaultExit:
+    """KVM_EXIT_MEMORY_FAULT, with which KVM_RUN fails (EFAULT): memory that KVM may not get at for the guest."""
+
+    flags: int
+    gpa: GuestPA
+    size: int
+
+    def __str__(self) -> str:
+        return f"MEMORY_FAULT: flags={self.flags:#x} gpa={self.gpa:#x} size={self.size:#x}"
+
+
+@dataclass(frozen=True, slots=True)
 class SystemEventExit:
     """KVM_EXIT_SYSTEM_EVENT: the guest switched itself off, or reset."""
 
@@ -99,7 +111,7 @@ class OtherExit:
         return f"exit reason {self.reason} ({known})"
 
 
-VmExit: TypeAlias = "MmioExit | NisvExit | SeaExit | SystemEventExit | SigbusExit | OtherExit"
+VmExit: TypeAlias = "MmioExit | NisvExit | SeaExit | MemoryFaultExit | SystemEventExit | SigbusExit | OtherExit"
 
 
 def _mmio(run: KvmRun) -> MmioExit:
@@ -112,6 +124,11 @@ def _nisv(run: KvmRun) -> NisvExit:
     return NisvExit(run.arm_nisv.esr_iss, GuestPA(run.arm_nisv.fault_ipa))
 
 
+def _memory_fault(run: KvmRun) -> MemoryFaultExit:
+    fault = run.memory_fault
+    return MemoryFaultExit(fault.flags, GuestPA(fault.gpa), fault.size)
+
+
 def _system_event(run: KvmRun) -> SystemEventExit:
     return SystemEventExit(run.system_event.type)
 
@@ -119,6 +136,7 @@ def _system_event(run: KvmRun) -> SystemEventExit:
 _DECODERS: dict[int, Callable[[KvmRun], VmExit]] = {
     Reason.MMIO: _mmio,
     Reason.ARM_NISV: _nisv,
+    Reason.MEMORY_FAULT: _memory_fault,
     Reason.SYSTEM_EVENT: _system_event,
 }
 

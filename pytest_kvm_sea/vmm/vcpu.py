@@ -7,7 +7,7 @@ import ctypes
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_kvm_sea.addresses import GuestVA
 from pytest_kvm_sea.guest.errors import UcallError
@@ -15,7 +15,7 @@ from pytest_kvm_sea.guest.ucall import Ucall, UcallCommand, parse_ucall
 from pytest_kvm_sea.reports.trace import Step, Who
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.registers import register_id
-from pytest_kvm_sea.uapi.structures import KvmRun, OneReg, VcpuEvents, VcpuEventsV1, VcpuInit
+from pytest_kvm_sea.uapi.structures import KvmRun, OneReg, VcpuInit
 from pytest_kvm_sea.vmm.errors import (
     GuestFailure,
     GuestTimeoutError,
@@ -30,6 +30,7 @@ from pytest_kvm_sea.vmm.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Argument, File, Sigbus
+    from pytest_kvm_sea.uapi.revisions import AnyVcpuEvents
     from pytest_kvm_sea.vmm.vm import Vm
 
 DEFAULT_TIMEOUT = 10.0
@@ -98,13 +99,13 @@ class Vcpu:
 
     # Events
 
-    def get_events(self) -> VcpuEvents | VcpuEventsV1:
+    def get_events(self) -> AnyVcpuEvents:
         """KVM_GET_VCPU_EVENTS."""
         events = self.vm.revision.vcpu_events()
         self._file.ioctl(kvm.KVM_GET_VCPU_EVENTS, events)
         return events
 
-    def set_events(self, events: VcpuEvents | VcpuEventsV1) -> None:
+    def set_events(self, events: AnyVcpuEvents) -> None:
         """KVM_SET_VCPU_EVENTS. Raises OSError with the kernel's errno."""
         code = 0
         try:
@@ -116,7 +117,7 @@ class Vcpu:
             if self.vm.trace.enabled:
                 self._tell_events(events, code)
 
-    def _tell_events(self, events: VcpuEvents | VcpuEventsV1, code: int) -> None:
+    def _tell_events(self, events: AnyVcpuEvents, code: int) -> None:
         """Note what was asked for, and what became of it: KVM takes the exception at once, or leaves it pending."""
         fields = events.exception
         state = {name: self.get_reg_by_id(identifier) for name, identifier in _AFTER_EVENTS}
@@ -131,21 +132,36 @@ class Vcpu:
             state,
         )
 
-    def inject_data_abort(self) -> None:
-        """Ask KVM for an external data abort at the address of the last one (ext_dabt_pending)."""
-        events = self.vm.revision.vcpu_events()
+    def inject_data_abort(self, iss: int | None = None) -> None:
+        """Ask KVM for an external data abort at the address of the last one (ext_dabt_pending).
+
+        ``iss``: bits for the syndrome, 25 at most, where the revision takes them (VmmError where it does not).
+        """
+        events = self._abort_events(iss)
         events.exception.ext_dabt_pending = 1
         self.set_events(events)
 
-    def inject_instruction_abort(self) -> None:
+    def inject_instruction_abort(self, iss: int | None = None) -> None:
         """Ask KVM for an external instruction abort (ext_iabt_pending). VmmError where the revision has none."""
         if self.vm.revision.cap_inject_ext_iabt is None:
             raise VmmError(
                 f"revision {self.vm.revision.name} has no ext_iabt_pending; use vmm.injection.write_abort instead"
             )
-        events = self.vm.revision.vcpu_events()
+        events = self._abort_events(iss)
         events.exception.ext_iabt_pending = 1
         self.set_events(events)
+
+    def _abort_events(self, iss: int | None) -> Any:
+        """Events with a syndrome for an abort; which fields there are depends on the revision."""
+        events = self.vm.revision.vcpu_events()
+        if iss is not None:
+            if not self.vm.revision.injects_with_esr:
+                raise VmmError(
+                    f"revision {self.vm.revision.name} takes no syndrome for an abort; use vmm.injection.write_abort"
+                )
+            events.exception.ext_abt_has_esr = 1
+            events.exception.ext_abt_esr = iss
+        return events
 
     def inject_serror(self, syndrome: int | None = None) -> None:
         """Ask KVM for an SError, with a syndrome (ISS, 25 bits) of one's own if given."""
@@ -179,7 +195,7 @@ class Vcpu:
                 code = self._run_once()
                 if received := signals():
                     return self._tell(SigbusExit(tuple(received)))
-                if code == 0:
+                if code == 0 or (code == errno.EFAULT and self._run_page.exit_reason == kvm.Exit.MEMORY_FAULT):
                     return self._tell(decode_exit(self._run_page, self.vm.revision))
                 if code == errno.EINTR:
                     trace.add(Step.INTERRUPTED, self.who)

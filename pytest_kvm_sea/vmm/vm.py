@@ -14,7 +14,7 @@ from pytest_kvm_sea.arm64.descriptors import PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.guest.errors import GuestMemoryError
 from pytest_kvm_sea.guest.layout import DEFAULT_UCALL_MMIO, LOW_MEMORY_SIZE, TABLES_BASE
 from pytest_kvm_sea.guest.program import GuestProgram
-from pytest_kvm_sea.hosts.contract import Backing, File, Host
+from pytest_kvm_sea.hosts.contract import Backing, File, Host, Memory
 from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
@@ -142,20 +142,35 @@ class Vm:
         alignment: int = 0,
     ) -> Region:
         """Map memory into the VMM and make it a memslot. Raises OSError."""
-        slot = max((region.slot for region in self.memory.regions), default=-1) + 1
         memory = self.host.map_memory(size, backing=backing, alignment=alignment)
-        region = Region(slot, gpa, memory, readonly, backing)
         try:
-            self.file.ioctl(
-                kvm.KVM_SET_USER_MEMORY_REGION,
-                UserspaceMemoryRegion(slot, kvm.KVM_MEM_READONLY if readonly else 0, gpa, memory.size, memory.address),
-            )
+            return self.place_region(gpa, memory, readonly=readonly, backing=backing)
         except OSError:
             memory.close()
             raise
+
+    def place_region(
+        self, gpa: GuestPA, memory: Memory, *, readonly: bool = False, backing: Backing = Backing.ANONYMOUS
+    ) -> Region:
+        """Make a memslot of memory that the VMM has mapped; it is unmapped with the VM. Raises OSError."""
+        slot = max((region.slot for region in self.memory.regions), default=-1) + 1
+        region = Region(slot, gpa, memory, readonly, backing)
+        self._set_region(region, memory.size)
         self.memory.regions.append(region)
         self.trace.add(Step.MEMSLOT, self.who, slot, gpa, memory.size, memory.address, readonly, backing)
         return region
+
+    def drop_region(self, region: Region) -> None:
+        """Delete a memslot; its memory stays mapped, and is the caller's to place again. Raises OSError."""
+        self._set_region(region, 0)
+        self.memory.regions.remove(region)
+
+    def _set_region(self, region: Region, size: int) -> None:
+        flags = kvm.KVM_MEM_READONLY if region.readonly else 0
+        self.file.ioctl(
+            kvm.KVM_SET_USER_MEMORY_REGION,
+            UserspaceMemoryRegion(region.slot, flags, region.base, size, region.memory.address),
+        )
 
     def map(
         self,

@@ -81,6 +81,7 @@ def test_busy_is_set_before_the_command_starts() -> None:
 def test_registers_do_not_overlap() -> None:
     assert sorted(Register) == list(range(0, 9 * 8, 8))
     assert Register.ADDRESS + tables.ADDRESS_STRUCTURE.size < 0x1000
+    assert Register.ADDRESS + tables.ADDRESS_STRUCTURE.size + 8 + 127 * 32 <= tables.V2_GET_TYPE
     assert {step.instruction for step in tables.STEPS if step.value == 0} == {Instruction.READ, Instruction.WRITE}
 
 

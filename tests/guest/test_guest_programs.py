@@ -826,3 +826,17 @@ def test_code_stays_short() -> None:
     assert between("load", "print") == ["mov", "movk", "ldr"]
     assert between("print", "check") == ["adr", "str", "mov", "movk", "str"]
     assert between("check", "end") == ["ubfx", "cmp", "b.ne"]
+
+
+@pytest.mark.parametrize(("outer", "inner", "expected"), [(1, 1, "both"), (1, 0, "outer"), (0, 1, "neither")])
+def test_an_else_belongs_to_the_if_before_it_whatever_was_inside(outer: int, inner: int, expected: str) -> None:
+    def guest_code(g: Guest) -> None:
+        with g.if_(g.load_global("outer")):
+            with g.if_(g.load_global("inner")):
+                g.printf("both")
+            with g.else_():
+                g.printf("outer")
+        with g.else_():
+            g.printf("neither")
+
+    assert printed(guest_code, globals={"outer": outer, "inner": inner}) == expected

@@ -26,6 +26,7 @@ WANTED = {
     "einj-not-loaded",
     "einj-no-parameters",
     "einj-no-poison",
+    "einj-v2",
     "apei-claims",
     "no-ras",
     "no-ras-parity",
@@ -71,6 +72,10 @@ def test_quirks_fit_the_release(name: str) -> None:
     assert kernel.il_from_last_trap == (release < (7, 2))
     assert kernel.immediate_injection == (release >= (6, 17))
     assert kernel.s1ptw_level == (release >= (7, 0))
+    assert kernel.einj_v2 == (release >= (6, 17))
+    assert kernel.einj_any_memory == (release >= (6, 18))
+    if release <= (6, 16) or release >= (7, 3):  # when it came in between is not known
+        assert kernel.ghes_tells_duplicates == (release >= (7, 3))
     if kernel.uapi == "mainline":
         assert kernel.sea_to_user == (release >= (6, 19))
 

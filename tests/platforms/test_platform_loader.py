@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvm_sea.platforms import source
-from pytest_kvm_sea.platforms.consistency import IMPLICATIONS, settle
+from pytest_kvm_sea.platforms.consistency import IMPLICATIONS, Implication, _word, settle
 from pytest_kvm_sea.platforms.loader import PlatformError, load_platform, parse
-from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, Lockdown, Platform, SeaPolicy
+from pytest_kvm_sea.platforms.model import GIB, KIB, MIB, EinjOutcome, Lockdown, Platform, SeaPolicy
 from pytest_kvm_sea.platforms.schema import Document, size
 
 HEAD = "name: box\ndescription: A box.\n"
@@ -104,7 +104,7 @@ BAD = {
     ),
     "error type of two bits": (
         HEAD + "firmware: {einj: {error_types: [0x8, 0x18]}}\n",
-        "3:38: firmware.einj.error_types[1]: 0x18 is not one bit of 0x80000fff",
+        "3:38: firmware.einj.error_types[1]: 0x18 is not one bit of 0x8003ffff",
     ),
     "error type twice": (
         HEAD + "firmware: {einj: {error_types: [0x8, 8]}}\n",
@@ -189,7 +189,8 @@ def test_all_keys_can_be_given() -> None:
         "hugepages: {free_2m: 4, free_1g: 0}\n"
         "firmware:\n"
         "  sea: claimed-unhandled\n"
-        "  einj: {error_types: [0x8, 0x80000000]}\n"
+        "  forwards_sea: true\n"
+        "  einj: {error_types: [0x8, 0x80000000], v2_error_types: [2], v2_components: 3, outcome: timeout}\n"
         "process: {root: false, kvm: false}\n"
     )
     platform = parse(text, "box.yaml")
@@ -199,7 +200,9 @@ def test_all_keys_can_be_given() -> None:
     assert (platform.cpu.ras, platform.cpu.parity, platform.cpu.ipa_bits) == (False, True, 40)
     assert platform.memory == 8 * GIB
     assert platform.firmware.sea is SeaPolicy.CLAIMED_UNHANDLED
-    assert platform.firmware.einj.error_types == (0x08, 0x8000_0000)
+    einj = platform.firmware.einj
+    assert einj.error_types == (0x08, 0x8000_0000)
+    assert (einj.v2_error_types, einj.v2_components, einj.outcome) == ((2,), 3, EinjOutcome.TIMEOUT)
     assert (platform.process.root, platform.process.kvm) == (False, False)
 
 
@@ -217,15 +220,66 @@ def test_an_alias_of_itself_ends() -> None:
         parse(HEAD + "cpu: &cpu {cpu: *cpu}\n", "box.yaml")
 
 
-@pytest.mark.parametrize("rule", IMPLICATIONS, ids=lambda rule: f"{rule.cause[0]}-{rule.effect[0]}")
-def test_consequences_are_drawn_and_stay(rule: object) -> None:
+def test_consequences_are_drawn_and_stay() -> None:
     # A platform settled twice is the same: no consequence undoes another.
     settled = settle(parse(HEAD + "firmware: {einj: {table: false}}\nkernel: {page_size: 64KiB}\n", "b"), Document("b"))
     assert settle(settled, Document("b")) == settled
     einj = settled.firmware.einj
-    assert (einj.table, einj.module, einj.parameters, einj.notrigger, einj.poisons) == (False,) * 5
-    assert einj.error_types == ()
+    assert (einj.table, einj.module, einj.parameters, einj.notrigger) == (False,) * 4
+    assert einj.error_types == einj.v2_error_types == ()
     assert settled.hugepages.free_1g == 0
+
+
+def other_than(value: object, effect: str) -> str:
+    """A value, as it is written, that contradicts one."""
+    if isinstance(value, bool):
+        return str(not value).lower()
+    if effect == "firmware.einj.outcome":
+        return "reported"
+    return {"firmware.sea": "claimed", "firmware.einj.vendor": '"0:1:2.3 vendor_id=1 device_id=2 rev_id=3"'}.get(
+        effect, "[0x1]" if value == () else "1"
+    )
+
+
+def nested(keys: dict[str, str]) -> str:
+    """YAML, in flow style, of dotted keys."""
+    tree: dict[str, object] = {}
+    for path, text in keys.items():
+        *parents, name = path.split(".")
+        here = tree
+        for parent in parents:
+            here = here.setdefault(parent, {})  # type: ignore[assignment]
+        here[name] = text
+
+    def flow(node: object) -> str:
+        return (
+            "{" + ", ".join(f"{k}: {flow(v)}" for k, v in node.items()) + "}" if isinstance(node, dict) else str(node)
+        )
+
+    return "".join(f"{key}: {flow(node)}\n" for key, node in tree.items())
+
+
+@pytest.mark.parametrize("rule", IMPLICATIONS, ids=lambda rule: f"{rule.causes[0][0]}-{rule.effect[0]}")
+def test_every_contradiction_is_refused_with_its_reason(rule: Implication) -> None:
+    effect, implied = rule.effect
+    keys = {cause: _word(value) for cause, value in rule.causes}
+    keys[effect] = other_than(implied, effect)
+    with pytest.raises(PlatformError) as caught:
+        parse(HEAD + nested(keys), "box.yaml")
+    text = str(caught.value)
+    assert text.startswith("box.yaml:"), text
+    assert f"{effect}: " in text
+    assert f"({rule.because}); valid value: {_word(implied)}" in text
+    assert all(f"{cause}: " in text for cause, _ in rule.causes)
+
+
+def test_claiming_without_ghes_is_refused_at_the_policy() -> None:
+    with pytest.raises(PlatformError) as caught:
+        parse(HEAD + "firmware:\n  ghes: false\n  sea: claimed\n", "box.yaml")
+    assert str(caught.value) == (
+        "box.yaml:5:8: firmware.sea: claimed contradicts firmware.ghes: false (GHES is what claims); "
+        "valid value: unclaimed"
+    )
 
 
 @given(st.integers(1, 2**20), st.sampled_from(["KiB", "MiB", "GiB"]))

@@ -13,6 +13,7 @@ import pytest
 from pytest_kvm_sea import providers
 from pytest_kvm_sea.hosts.contract import Host
 from pytest_kvm_sea.ras import journal, lock
+from pytest_kvm_sea.sim.memory_failure import MemoryFailure
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.targets import Target
 from tests.ras.ras_hosts import NAME, Server
@@ -151,13 +152,13 @@ def test_pages_go_before_memory_is_unmapped(
         """
     )
     mapped: list[bool] = []
-    offline = PhysicalMemory.offline
+    handle = MemoryFailure.handle
 
-    def note(self: PhysicalMemory, hpa: int) -> object:
+    def note(self: MemoryFailure, hpa: int) -> None:
         mapped.append(places.hosts[0].process.hva_of(places.hosts[0].physical.poison_granules[0]) is not None)
-        return offline(self, hpa)
+        handle(self, hpa)
 
-    monkeypatch.setattr(PhysicalMemory, "offline", note)
+    monkeypatch.setattr(MemoryFailure, "handle", note)
     run(pytester, LINUX, NAMED).assert_outcomes(passed=1)
     assert mapped == [True]
 
@@ -166,7 +167,7 @@ def test_a_page_that_stays_is_a_warning_in_the_summary(
     pytester: pytest.Pytester, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.makepyfile(INJECTS)
-    monkeypatch.setattr(PhysicalMemory, "offline", lambda _self, _hpa: None)
+    monkeypatch.setattr(MemoryFailure, "handle", lambda _self, _hpa: None)
     result = run(pytester, LINUX, NAMED, "-W", "default")
     result.assert_outcomes(passed=1)  # other warnings there may be, of what an earlier test left to the collector
     result.stdout.fnmatch_lines(["*PoisonWarning: *still in service*echo 0x* > */hard_offline_page*"])

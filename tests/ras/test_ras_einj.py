@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +222,69 @@ def test_a_page_that_moves_is_not_injected_into() -> None:
     assert not host.physical.poison_granules
     assert contents(host) == before
     host.close()
+
+
+# A second writer
+
+
+class SharedHost(SimHost):
+    """A host whose EINJ another process uses too: that one acts just before the error is injected."""
+
+    def __init__(self, tree: Path, release: Kernel, other: Callable[[], None]) -> None:
+        super().__init__(replace(BASE, kernel=release), tree=tree)
+        self.other = other
+
+    def clean_cache(self, address: HostVA, size: int, /) -> None:
+        self.other()
+
+
+RELEASES = [Kernel(), Kernel(release="6.12.48", einj_v2=False, einj_any_memory=False)]
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=["7.3", "6.12"])
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [
+        ("param1", "0x8a000000", "0x000000008a000000"),
+        ("param2", "0xfffffffffffff000", "0xfffffffffffff000"),
+        ("flags", "1", "0x00000001"),
+        ("notrigger", "0", "0x00000000"),
+        ("error_type", "0x20", "0x20"),
+    ],
+)
+def test_what_somebody_else_wrote_in_between_is_not_injected(
+    tmp_path: Path, release: Kernel, name: str, text: str, shown: str
+) -> None:
+    """Neither at their address nor at ours; their value stays, all others are put back."""
+    second = SimHost(replace(BASE, kernel=release), tree=tmp_path)
+    host = SharedHost(tmp_path, release, lambda: set_files(second, **{name: text}))
+    set_files(host, error_type="0x8", param1="0x1234")
+    before = contents(host)
+    memory = host.map_memory(4096)
+    memory.view[0] = 1
+    einj = client.Einj(host)
+    with pytest.raises(
+        EinjError, match=rf"{name} holds '{shown}', and '.*' was written.*nothing was injected"
+    ) as found:
+        einj.inject_at(memory.address)
+    assert (found.value.file, found.value.errno, einj.injections) == (name, None, [])
+    assert not host.firmware.injections + second.firmware.injections
+    assert contents(host) == before | {name: contents(host)[name]}
+    assert contents(second)[name].strip() == shown.encode()
+    for each in (host, second):
+        each.close()
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=["7.3", "6.12"])
+def test_somebody_else_who_writes_the_same_does_no_harm(tmp_path: Path, release: Kernel) -> None:
+    second = SimHost(replace(BASE, kernel=release), tree=tmp_path)
+    host = SharedHost(tmp_path, release, lambda: set_files(second, flags="2", notrigger="0x1"))
+    memory = host.map_memory(4096)
+    memory.view[0] = 1
+    injection = client.Einj(host).inject_at(memory.address)
+    assert (injection.certain, injection.unrestored) == (True, ("error_type",))
+    for each in (host, second):
+        each.close()
 
 
 # Refusing

@@ -334,11 +334,11 @@ def test_a_page_that_stays_in_service_is_told_loudly(
     memory = host.filled()
     hpa = host.hpa(memory)
 
-    def refuse(_hpa: int) -> None:
+    def refuse(_hpa: int, **_flags: bool) -> None:
         raise OSError(code, os.strerror(code))
 
     safeguards = guarded(tmp_path)
-    monkeypatch.setattr(host.physical, "offline", refuse)
+    monkeypatch.setattr(host.firmware.failure, "handle", refuse)
     says = rf"{hpa:#x} is still in service.*{errno.errorcode[code]}.*echo {hpa:#x} > {HARD_OFFLINE}"
     with pytest.warns(PoisonWarning, match=says), Einj(host, safeguards) as einj:
         einj.inject_at(memory.address)

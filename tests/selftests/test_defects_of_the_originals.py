@@ -160,7 +160,7 @@ def test_f1_8_data_corruption_is_not_taken_for_an_exit(run: Run, monkeypatch: py
 
     monkeypatch.setattr(stage2.Stage2, "check", corrupt)
     result = run("ampereone", "test_sea_to_user and anonymous or ldr-x-el1")
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*Data corruption not prevented by SEA: gva=0x*, data=0xeeeeeeeeeeeeeeee*"])
 
 
@@ -311,18 +311,18 @@ def test_f1_23_the_capability_is_off_by_default(run: Run, monkeypatch: pytest.Mo
 def test_f1_24_the_page_does_not_go_back_to_the_pool(run: Run, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     injected: list[int] = []
     offline: list[int] = []
-    poison, take_offline = physical.PhysicalMemory.poison, physical.PhysicalMemory.offline
+    poison, take_offline = physical.PhysicalMemory.poison, physical.PhysicalMemory.take_offline
 
     def note_poison(self: physical.PhysicalMemory, hpa: HostPA, length: int = 64) -> None:
         injected.append(hpa // 4096)
         poison(self, hpa, length)
 
-    def note_offline(self: physical.PhysicalMemory, hpa: HostPA) -> None:
+    def note_offline(self: physical.PhysicalMemory, hpa: int, was: physical.Offline) -> None:
         offline.append(hpa // 4096)
-        take_offline(self, hpa)
+        take_offline(self, hpa, was)
 
     monkeypatch.setattr(physical.PhysicalMemory, "poison", note_poison)
-    monkeypatch.setattr(physical.PhysicalMemory, "offline", note_offline)
+    monkeypatch.setattr(physical.PhysicalMemory, "take_offline", note_offline)
     if fails:
         distort(monkeypatch, lambda exit_: setattr(exit_, "flags", 0x80))
     run("ampereone", ONE).assert_outcomes(**{"failed" if fails else "passed": 1})

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from pytest_kvm_sea.platforms.model import GIB, Einj, Hugepages, Kernel, Platform
 from pytest_kvm_sea.platforms.model import Firmware as FirmwareModel
-from pytest_kvm_sea.sim.einj import behaviour
 from pytest_kvm_sea.sim.filesystem import Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
 
 EINJ = "/sys/kernel/debug/apei/einj"
-NEW, OLD = "7.3.4", "6.12.48+deb13-arm64"
+NEW, OLD = Kernel(), Kernel(release="6.12.48+deb13-arm64", einj_v2=False, einj_any_memory=False)
+KERNELS = [pytest.param(NEW, id="7.3"), pytest.param(OLD, id="6.12")]
 BASE = Platform("test", "a host", memory=GIB, hugepages=Hugepages(free_2m=0, free_1g=0))
 OK = 0
 
@@ -29,10 +29,8 @@ OK = 0
 class Files:
     """The EINJ directory of a host of some release."""
 
-    def __init__(self, root: Path, release: str = NEW, einj: Einj | None = None) -> None:
-        platform = replace(
-            BASE, kernel=Kernel(release=release), firmware=FirmwareModel(einj=Einj() if einj is None else einj)
-        )
+    def __init__(self, root: Path, kernel: Kernel = NEW, einj: Einj | None = None) -> None:
+        platform = replace(BASE, kernel=kernel, firmware=FirmwareModel(einj=Einj() if einj is None else einj))
         physical = PhysicalMemory(4096, GIB)
         process = Process(physical, 4096, platform.hugepages)
         firmware = Firmware(platform, physical, process)
@@ -58,15 +56,15 @@ def new(tmp_path: Path) -> Files:
     return Files(tmp_path, NEW)
 
 
-@pytest.mark.parametrize("release", [NEW, OLD])
-def test_how_the_files_look_before_anybody_wrote(tmp_path: Path, release: str) -> None:
-    files = Files(tmp_path, release)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_how_the_files_look_before_anybody_wrote(tmp_path: Path, kernel: Kernel) -> None:
+    files = Files(tmp_path, kernel)
     assert files.read("available_error_type") == (
         b"0x00000008\tMemory Correctable\n"
         b"0x00000010\tMemory Uncorrectable non-fatal\n"
         b"0x00000020\tMemory Uncorrectable fatal\n"
     )
-    assert files.read("error_type") == (b"" if release == NEW else b"0x0\n")
+    assert files.read("error_type") == (b"" if kernel == NEW else b"0x0\n")
     assert files.read("flags") == files.read("notrigger") == b"0x00000000\n"
     for name in ("param1", "param2", "param3", "param4"):
         assert files.read(name) == b"0x0000000000000000\n"
@@ -124,10 +122,10 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("release", [NEW, OLD])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("text", "code", "x32", "x64"), NUMBERS)
-def test_numbers(tmp_path: Path, release: str, text: bytes, code: int, x32: int | None, x64: int | None) -> None:
-    files = Files(tmp_path, release)
+def test_numbers(tmp_path: Path, kernel: Kernel, text: bytes, code: int, x32: int | None, x64: int | None) -> None:
+    files = Files(tmp_path, kernel)
     for name, width, value in (("notrigger", 8, x32), ("flags", 8, x32), ("param1", 16, x64), ("param4", 16, x64)):
         assert files.write(name, b"0x5") == OK
         assert files.write(name, text) == code
@@ -238,7 +236,7 @@ def test_error_type_before_6_17_is_a_number(tmp_path: Path, text: bytes, code: i
 
 
 @pytest.mark.parametrize(
-    ("release", "name", "seekable"),
+    ("kernel", "name", "seekable"),
     [
         (NEW, "available_error_type", True),
         (NEW, "error_type", True),
@@ -248,8 +246,8 @@ def test_error_type_before_6_17_is_a_number(tmp_path: Path, text: bytes, code: i
         (NEW, "error_inject", False),
     ],
 )
-def test_attributes_have_no_positions(tmp_path: Path, release: str, name: str, seekable: bool) -> None:
-    file = Files(tmp_path, release).host.open(f"{EINJ}/{name}", os.O_RDWR)
+def test_attributes_have_no_positions(tmp_path: Path, kernel: Kernel, name: str, seekable: bool) -> None:
+    file = Files(tmp_path, kernel).host.open(f"{EINJ}/{name}", os.O_RDWR)
     if seekable:
         file.pread(4, 0)
         return
@@ -274,14 +272,94 @@ def test_the_list_of_types_cannot_be_written(new: Files) -> None:
     assert new.write("available_error_type", b"0x10") == errno.EINVAL
 
 
-@pytest.mark.parametrize(
-    ("release", "raw"),
-    [("6.12.1", False), ("6.16.9", False), ("6.17.0-rc1", True), ("6.17", True), ("7.0.1", True), ("5.15.0-91", False)],
+# EINJv2 and vendor extensions
+
+ALL_OF_IT = Einj(
+    error_types=(0x8, 0x10, 0x1000, 0x20000),
+    v2_error_types=(1, 2, 4),
+    v2_components=2,
+    vendor="0:3:0.0 vendor_id=1d0f device_id=10 rev_id=2",
+    oem_error=16,
 )
-def test_releases(release: str, raw: bool) -> None:
-    assert behaviour(release).raw_error_type is raw
+BLANK = b"0" * 32 + b"\n"
 
 
-def test_a_release_has_two_numbers() -> None:
-    with pytest.raises(ValueError, match="'next' is not a kernel release"):
-        behaviour("next")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_how_the_other_files_look_before_anybody_wrote(tmp_path: Path, kernel: Kernel) -> None:
+    files = Files(tmp_path, kernel, ALL_OF_IT)
+    assert files.read("vendor") == b"0:3:0.0 vendor_id=1d0f device_id=10 rev_id=2\n"
+    assert files.read("vendor_flags") == b"0x00000000\n"
+    assert files.read("oem_error") == bytes(16)
+    listed = files.read("available_error_type")
+    v2 = b"V2_0x00000001\tEINJV2 Processor Error\nV2_0x00000002\tEINJV2 Memory Error\n"
+    v2 += b"V2_0x00000004\tEINJV2 PCI Express Error\n"
+    assert listed.endswith(v2) == (kernel == NEW)
+    assert b"CXL" not in listed
+    assert files.host.open("/sys/kernel/debug/cxl/einj_types", os.O_RDONLY).read() == (
+        b"0x00001000\tCXL.cache Protocol Correctable\n0x00020000\tCXL.mem Protocol Uncorrectable fatal\n"
+    )
+    components = {name for name in files.host.listdir(EINJ) if name.startswith("component_")}
+    named = {f"component_{what}{number}" for what in ("id", "syndrome") for number in (0, 1)}
+    assert components == (named if kernel == NEW else set())
+    if kernel == NEW:
+        assert files.read("component_id1") == BLANK
+
+
+# a line: errno, what the file reads afterwards (it read 5)
+COMPONENTS = [
+    (b"0x0\n", OK, b"0" * 32),
+    (b"1\n", OK, b"1".rjust(32, b"0")),
+    (b"0xabc\n", OK, b"abc".rjust(32, b"0")),
+    (b"ABC\n", OK, b"abc".rjust(32, b"0")),
+    (b"0X" + b"9" * 32 + b"\n", OK, b"9" * 32),
+    (b"1" + b"9" * 32 + b"\n", OK, b"9" * 32),  # digits beyond 128 bits are not looked at
+    (b"\n", OK, b"f" * 32),
+    (b"-1\n", OK, b"ff".rjust(32, b"0")),  # kstrtol takes a sign, in any pair
+    (b"12\n\n", OK, b"102".rjust(32, b"0")),  # and a newline
+    (b"1", errno.EINVAL, b"5".rjust(32, b"0")),
+    (b"", errno.EINVAL, b"5".rjust(32, b"0")),
+    (b"0x\n", errno.EINVAL, b"5".rjust(32, b"0")),
+    (b"xyz\n", errno.EINVAL, b"5".rjust(32, b"0")),
+    (b"1 2\n", errno.EINVAL, b"5".rjust(32, b"0")),
+    (b"0x" + b"9" * 34 + b"\n", errno.EINVAL, b"5".rjust(32, b"0")),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "back"), COMPONENTS)
+def test_components(tmp_path: Path, line: bytes, code: int, back: bytes) -> None:
+    files = Files(tmp_path, einj=ALL_OF_IT)
+    for name in ("component_id0", "component_syndrome1"):
+        assert files.write(name, b"5\n") == OK
+        assert files.write(name, line) == code
+        assert files.read(name) == back + b"\n"
+
+
+def test_a_component_is_one_write_at_the_start_of_the_file(tmp_path: Path) -> None:
+    file = Files(tmp_path, einj=ALL_OF_IT).host.open(f"{EINJ}/component_id0", os.O_RDWR)
+    with pytest.raises(OSError, match="Invalid argument"):
+        file.write(b"1")
+    assert file.write(b"1\n") == 2
+    with pytest.raises(OSError, match="Invalid argument"):
+        file.write(b"2\n")
+    assert file.pread(33, 0) == b"1".rjust(32, b"0") + b"\n"
+    assert file.pread(8, 28) == b"0001\n"
+
+
+@settings(max_examples=20)
+@given(value=st.integers(0, (1 << 128) - 1))
+def test_a_component_reads_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, value: int) -> None:
+    files = Files(tmp_path_factory.mktemp("einj"), einj=ALL_OF_IT)
+    assert files.write("component_syndrome0", b"%#x\n" % value) == OK
+    assert files.read("component_syndrome0") == b"%032x\n" % value
+
+
+def test_the_vendors_structure_is_bytes_at_their_places(tmp_path: Path) -> None:
+    file = Files(tmp_path, einj=ALL_OF_IT).host.open(f"{EINJ}/oem_error", os.O_RDWR)
+    assert (file.write(b"abcd"), file.write(b"e" * 20), file.write(b"f")) == (4, 12, 0)
+    assert file.pread(100, 0) == b"abcd" + b"e" * 12
+    assert file.pread(2, 3) == b"de"
+
+
+@pytest.mark.parametrize("name", ["vendor", "available_error_type"])
+def test_what_cannot_be_written(tmp_path: Path, name: str) -> None:
+    assert Files(tmp_path, einj=ALL_OF_IT).write(name, b"1") == errno.EINVAL

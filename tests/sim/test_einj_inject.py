@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kvm_sea.platforms.model import GIB, MIB, Einj, Hugepages, Kernel, Platform
+from pytest_kvm_sea.hosts.contract import Backing
+from pytest_kvm_sea.platforms.model import GIB, MIB, Einj, EinjOutcome, Hugepages, Kernel, Platform
 from pytest_kvm_sea.platforms.model import Firmware as FirmwareModel
-from pytest_kvm_sea.sim.einj import behaviour
 from pytest_kvm_sea.sim.filesystem import Filesystem
-from pytest_kvm_sea.sim.firmware import Firmware, Request, Status
-from pytest_kvm_sea.sim.memory_map import Kind
-from pytest_kvm_sea.sim.physical import PhysicalMemory
+from pytest_kvm_sea.sim.firmware import Component, Firmware, Request, Status
+from pytest_kvm_sea.sim.memory_map import Kind, Resource
+from pytest_kvm_sea.sim.physical import Offline, PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
 
 EINJ = "/sys/kernel/debug/apei/einj"
-NEW, OLD = "7.3.4", "6.12.48"
+NEW, OLD = Kernel(), Kernel(release="6.12.48", einj_v2=False, einj_any_memory=False)
 BASE = Platform("test", "a host", memory=GIB, hugepages=Hugepages(free_2m=8, free_1g=0))
 OK = 0
 RAM = 0x8000_0000
@@ -32,10 +32,10 @@ ALL_TYPES = tuple(1 << bit for bit in (*range(18), 31))
 class Machine:
     """A host with EINJ, and what was poisoned on it."""
 
-    def __init__(self, root: Path, release: str = NEW, einj: Einj | None = None, page_size: int = 4096) -> None:
+    def __init__(self, root: Path, kernel: Kernel = NEW, einj: Einj | None = None, page_size: int = 4096) -> None:
         self.platform = replace(
             BASE,
-            kernel=Kernel(release=release, page_size=page_size),
+            kernel=replace(kernel, page_size=page_size),
             firmware=FirmwareModel(einj=Einj() if einj is None else einj),
         )
         self.physical = PhysicalMemory(page_size, GIB)
@@ -120,11 +120,11 @@ CHECKS = [
 
 @pytest.mark.parametrize(("knobs", "new", "old"), CHECKS, ids=lambda value: str(value) if value else None)
 def test_the_kernels_checks(tmp_path: Path, knobs: dict[str, str], new: int, old: int) -> None:
-    for release, code in ((NEW, new), (OLD, old)):
-        root = tmp_path / release
+    for kernel, code in ((NEW, new), (OLD, old)):
+        root = tmp_path / kernel.release
         root.mkdir()
-        machine = Machine(root, release, Einj(error_types=ALL_TYPES))
-        assert machine.inject(**knobs) == code, release
+        machine = Machine(root, kernel, Einj(error_types=ALL_TYPES))
+        assert machine.inject(**knobs) == code, kernel.release
         assert bool(machine.firmware.injections) == (code == OK)
         if code != OK:
             assert not machine.physical.poison_granules
@@ -253,7 +253,7 @@ def test_only_uncorrectable_memory_errors_poison(tmp_path: Path, kind: str, pois
 
 
 def test_firmware_that_says_yes_and_does_nothing(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, einj=Einj(poisons=False))
+    machine = Machine(tmp_path, einj=Einj(outcome=EinjOutcome.UNPOISONED))
     assert machine.inject(notrigger="0") == OK
     assert not machine.physical.poison_granules
     assert not machine.physical.is_offline(TARGET)
@@ -281,12 +281,17 @@ def test_without_the_file_the_trigger_always_runs(tmp_path: Path) -> None:
     assert machine.physical.is_offline(TARGET)
 
 
-def test_a_huge_page_goes_as_a_whole(machine: Machine) -> None:
-    pool = machine.physical.allocate(2 * MIB, huge_page=2 * MIB)
-    assert machine.inject(param1=f"{pool.hpa(0x5000):#x}", notrigger="0") == OK
-    assert machine.physical.is_offline(pool.hpa(0))
-    assert machine.physical.is_offline(pool.hpa(2 * MIB - 1))
-    assert machine.physical.poison_granules == (pool.hpa(0x5000),)
+def test_a_huge_page_leaves_its_pool(machine: Machine) -> None:
+    memory = machine.process.map_memory(2 * MIB, Backing.HUGETLB_2M)
+    memory.view[0] = 1
+    hpa = memory.hpa(0x5000)
+    assert machine.inject(param1=f"{hpa:#x}", notrigger="0") == OK
+    assert machine.physical.is_offline(hpa)
+    assert not machine.physical.is_offline(hpa - 4096)
+    assert memory.lost(0)
+    assert memory.lost(2 * MIB - 1)
+    assert machine.physical.pool_size(2 * MIB) == 7
+    assert machine.physical.poison_granules == (hpa,)
 
 
 def test_the_same_cell_twice(machine: Machine) -> None:
@@ -296,9 +301,10 @@ def test_the_same_cell_twice(machine: Machine) -> None:
     assert [injection.offlined for injection in machine.firmware.injections] == [True, False]
 
 
-def test_an_error_in_the_kernels_own_memory_offlines_nothing(machine: Machine) -> None:
+def test_an_error_in_the_kernels_own_memory_cannot_be_recovered(machine: Machine) -> None:
+    """The page is marked, for what that is worth, and injecting succeeds."""
     assert machine.inject(param1=f"{RAM:#x}", notrigger="0") == OK
-    assert not machine.physical.is_offline(RAM)
+    assert machine.physical.offline_was(RAM) is Offline.KERNEL
 
 
 def test_without_parameters_the_firmware_chooses(tmp_path: Path) -> None:
@@ -336,6 +342,135 @@ def test_injecting_changes_no_file_but_flags(machine: Machine) -> None:
         (Kind.NONE, False, False),
     ],
 )
-def test_what_an_error_may_hit(kind: Kind, new: bool, old: bool) -> None:
-    assert (kind in behaviour(NEW).targets) is new
-    assert (kind in behaviour(OLD).targets) is old
+def test_what_an_error_may_hit(tmp_path: Path, kind: Kind, new: bool, old: bool) -> None:
+    for kernel, allowed in ((NEW, new), (OLD, old)):
+        machine = Machine(tmp_path, kernel)
+        own = Resource(0x4_0000_0000, 0x4_0010_0000, "something", kind)
+        machine.physical.map = replace(machine.physical.map, resources=(*machine.physical.map.resources, own))
+        assert machine.inject(param1="0x400000000") == (OK if allowed else errno.EINVAL), kernel.release
+
+
+# EINJv2 and vendor extensions
+
+ALL_OF_IT = Einj(
+    error_types=ALL_TYPES,
+    v2_error_types=(1, 2, 4),
+    v2_components=3,
+    vendor="0:3:0.0 vendor_id=1d0f device_id=10 rev_id=2",
+    oem_error=16,
+)
+FIRST = "0x000102030405060708090a0b0c0d0e0f\n"
+
+# what is set: errno
+V2_CHECKS = [
+    ({"error_type": "V2_2"}, OK),
+    ({"error_type": "V2_0x2", "flags": "0"}, OK),
+    ({"error_type": "V2_1", "param1": "0", "param2": "0"}, OK),
+    ({"error_type": "V2_1", "param1": "0", "param2": "0", "flags": "0"}, OK),
+    ({"error_type": "V2_2", "param2": "0"}, errno.EINVAL),
+    ({"error_type": "V2_2", "param1": "0"}, errno.EINVAL),
+    ({"error_type": "V2_2", "param1": "0x82590000"}, errno.EADDRINUSE),
+    ({"error_type": "V2_8"}, errno.EINVAL),  # a type of the other kind passes the first check and not the last
+    ({"error_type": "V2_2", "flags": "0x10"}, errno.EINVAL),
+]
+
+
+@pytest.mark.parametrize(("knobs", "code"), V2_CHECKS)
+def test_einjv2_is_checked(tmp_path: Path, knobs: dict[str, str], code: int) -> None:
+    machine = Machine(tmp_path, einj=ALL_OF_IT)
+    assert machine.inject(**knobs) == code
+    assert bool(machine.firmware.injections) is (code == OK)
+
+
+@pytest.mark.parametrize("kind", ["1", "2", "4"])
+def test_a_v1_type_without_the_prefix_is_not_one_of_v2(tmp_path: Path, kind: str) -> None:
+    """The same numbers are other errors."""
+    machine = Machine(tmp_path, einj=ALL_OF_IT)
+    assert machine.inject(error_type=kind, flags="0") == OK
+    assert not machine.firmware.injections[-1].request.is_v2
+    assert not machine.physical.poison_granules
+
+
+def test_einjv2_names_components(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, einj=ALL_OF_IT)
+    assert machine.write("component_id0", FIRST) == OK
+    assert machine.write("component_syndrome0", "ff\n") == OK
+    assert machine.write("component_id2", "\n") == OK
+    assert machine.inject(error_type="V2_2", param3="3", param4="4") == OK
+    request = machine.firmware.injections[-1].request
+    assert (request.type, request.flags, request.address, request.apicid, request.sbdf) == (2, 0xA, TARGET, 0, 0)
+    assert request.components == (
+        Component(bytes(range(15, -1, -1)), b"\xff".ljust(16, b"\0")),
+        Component(bytes(16), bytes(16)),
+    )
+    assert machine.read("flags") == b"0x0000000a\n"
+    assert machine.physical.poison_granules == (TARGET // 64 * 64,)
+
+
+def test_the_list_of_components_ends_where_an_id_is_all_ones(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, einj=ALL_OF_IT)
+    assert machine.write("component_id0", "\n") == OK
+    assert machine.inject(error_type="V2_4", flags="0") == OK
+    assert machine.firmware.injections[-1].request.components == ()
+
+
+def test_an_older_kernel_knows_no_einjv2(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, OLD, ALL_OF_IT)
+    assert machine.write("error_type", "V2_2") == errno.EINVAL
+    assert b"V2_" not in machine.read("available_error_type")
+    assert "component_id0" not in machine.host.listdir(EINJ)
+    assert machine.inject(flags="0xa") == errno.EINVAL
+
+
+# vendor_flags, what else is set: the request, or the errno on 7.3 and on 6.12
+VENDOR_REQUESTS: list[tuple[str, dict[str, str], Request | int, Request | int]] = [
+    ("0", {"param2": "0"}, Request(0x8000_0000), Request(0x8000_0000)),
+    ("1", {"param1": "7", "param2": "0"}, Request(0x8000_0000, 1, apicid=7), Request(0x8000_0000, 1, apicid=7)),
+    ("4", {"param1": "7", "param2": "0"}, Request(0x8000_0000, 4, sbdf=7), Request(0x8000_0000, 4, sbdf=7)),
+    (
+        "2",
+        {"param2": "0xfffffffffffff000"},
+        Request(0x8000_0000, 2, TARGET, 0xFFFF_FFFF_FFFF_F000),
+        Request(0x8000_0000, 2, TARGET, 0xFFFF_FFFF_FFFF_F000),
+    ),
+    ("2", {"param2": "0"}, errno.EINVAL, errno.EINVAL),
+    ("6", {"param2": "0"}, errno.EINVAL, Request(0x8000_0000, 6)),
+    ("0x100", {"param2": "0"}, Request(0x8000_0000, 0x100), Request(0x8000_0000, 0x100)),
+]
+
+
+@pytest.mark.parametrize(("flags", "knobs", "new", "old"), VENDOR_REQUESTS)
+def test_vendor_flags_say_what_param1_means(
+    tmp_path: Path, flags: str, knobs: dict[str, str], new: Request | int, old: Request | int
+) -> None:
+    for kernel, expected in ((NEW, new), (OLD, old)):
+        root = tmp_path / kernel.release
+        root.mkdir()
+        machine = Machine(root, kernel, ALL_OF_IT)
+        assert machine.write("vendor_flags", flags) == OK
+        code = machine.inject(error_type="0x80000000", **knobs)
+        assert (code or machine.firmware.injections[-1].request) == expected, kernel.release
+        assert not machine.physical.poison_granules, "what a vendor's error does is not known"
+
+
+# Outcomes of a firmware
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(EinjOutcome.FAILED, errno.EBUSY), (EinjOutcome.INVALID, errno.EINVAL), (EinjOutcome.TIMEOUT, errno.EIO)],
+)
+def test_a_firmware_that_always_fails(tmp_path: Path, outcome: EinjOutcome, code: int) -> None:
+    machine = Machine(tmp_path, einj=Einj(outcome=outcome))
+    for _ in range(2):
+        assert machine.inject() == code
+    assert not machine.firmware.injections
+
+
+@pytest.mark.parametrize("notrigger", ["0", "1"])
+def test_a_firmware_that_does_not_honour_notrigger(tmp_path: Path, notrigger: str) -> None:
+    machine = Machine(tmp_path, einj=Einj(outcome=EinjOutcome.REPORTED))
+    assert machine.inject(notrigger=notrigger) == OK
+    assert machine.physical.is_offline(TARGET)
+    assert machine.physical.poisoned(TARGET, 1)
+    assert len(machine.firmware.injections) == 1

@@ -12,14 +12,21 @@ from pytest_kvm_sea.sim.acpi import einj_table
 
 REGISTERS = 0xFF00_0000
 MANDATORY = {0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07}
-SET_WITH_ADDRESS = 0x08
+SET_WITH_ADDRESS, V2_GET_TYPE = 0x08, 0x11
 ENTRY = struct.Struct("<BBBxBBBBQQQ")
 """action, instruction, flags; generic address: space, width, offset, access size, address; value, mask."""
 
 
-@pytest.mark.parametrize("parameters", [True, False])
-def test_the_table_parses(parameters: bool) -> None:
-    table = einj_table(Einj(parameters=parameters), REGISTERS)
+@pytest.mark.parametrize(
+    ("einj", "extra"),
+    [
+        (Einj(), {SET_WITH_ADDRESS}),
+        (Einj(parameters=False), set()),
+        (Einj(v2_error_types=(2,)), {SET_WITH_ADDRESS, V2_GET_TYPE}),
+    ],
+)
+def test_the_table_parses(einj: Einj, extra: set[int]) -> None:
+    table = einj_table(einj, REGISTERS)
     signature, length = struct.unpack_from("<4sI", table)
     assert signature == b"EINJ"
     assert length == len(table)
@@ -33,7 +40,7 @@ def test_the_table_parses(parameters: bool) -> None:
         action, instruction, _, space, width, _, access, address, _, mask = ENTRY.unpack_from(table, start)
         assert instruction <= 4
         assert (space, width, access) == (0, 64, 4)
-        assert REGISTERS <= address < REGISTERS + 0x1000
+        assert REGISTERS <= address < REGISTERS + 0x2000
         assert mask
         actions.add(action)
-    assert actions == MANDATORY | ({SET_WITH_ADDRESS} if parameters else set())
+    assert actions == MANDATORY | extra

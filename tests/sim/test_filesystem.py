@@ -109,7 +109,7 @@ def test_listing_directories(tmp_path: Path) -> None:
     files = filesystem(tmp_path)
     assert files.listdir("/") == ["dev", "proc", "sys"]
     assert files.listdir("/sys/kernel") == ["debug", "security"]
-    assert files.listdir("/proc/") == ["iomem", "kpageflags", "self", "sys"]
+    assert files.listdir("/proc/") == ["iomem", "kpageflags", "meminfo", "self", "sys"]
     assert files.listdir("/sys/firmware/acpi/tables") == ["EINJ"]
     assert "apei" in files.listdir("/sys/kernel/debug")
     assert outcome(lambda: files.listdir("/proc/iomem")) == "ENOTDIR"

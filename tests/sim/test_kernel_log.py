@@ -85,13 +85,14 @@ def test_offlining_says_what_kind_of_page_it_was(host: SimHost) -> None:
     hva, pfn = touched(host)
     host.poison_page(hva)
     with pytest.raises(OSError):  # noqa: PT011
-        host.physical.offline(pfn * host.page_size)
+        host.firmware.failure.handle(pfn * host.page_size)
     with pytest.raises(OSError):  # noqa: PT011
-        host.physical.offline(0)
+        host.firmware.failure.handle(0)
     huge = host.physical.map.ram[-1].stop - host.page_size
-    host.physical.offline(huge)
+    host.firmware.failure.handle(huge)
     assert messages(host) == [
         (6, f"Injecting memory failure for pfn {pfn:#x} at process virtual address {hva:#x}"),
+        (3, f"Memory failure: {pfn:#x}: Sending SIGBUS to pytest:{os.getpid()} due to hardware memory corruption"),
         (3, f"Memory failure: {pfn:#x}: recovery action for dirty LRU page: Recovered"),
         (3, f"Memory failure: {pfn:#x}: recovery action for already poisoned page: Failed"),
         (3, "Memory failure: 0x0: memory outside kernel control"),

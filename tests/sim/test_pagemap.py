@@ -51,6 +51,7 @@ class Machine:
         self.physical = PhysicalMemory(page_size, memory)
         self.process = Process(self.physical, page_size, self.platform.hugepages)
         firmware = Firmware(self.platform, self.physical, self.process)
+        self.fail = firmware.failure.handle
         self.files = Filesystem(self.platform, self.process, self.physical, firmware, no_tree)
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> File:
@@ -117,7 +118,7 @@ def test_the_unprivileged_see_no_pfn() -> None:
     memory.view[0] = 1
     assert machine.entry(memory.address) == SHOWN | EXCLUSIVE
     memory.view[4096] = 1
-    machine.physical.offline(memory.hpa(4096))
+    machine.fail(memory.hpa(4096))
     assert machine.entry(memory.address + 4096) == SWAP
 
 
@@ -126,7 +127,7 @@ def test_an_offline_page_is_a_swap_entry(backing: Backing) -> None:
     machine = Machine()
     memory = machine.process.map_memory(2 * MIB, backing)
     memory.view[0] = memory.view[4096] = 1
-    machine.physical.offline(memory.hpa(0))
+    machine.fail(memory.hpa(0))
     assert machine.entry(memory.address) == SWAP | memory.hpa(0) // 4096 << 5 | SWP_HWPOISON
     assert machine.entry(memory.address + 4096) & SHOWN
 
@@ -135,7 +136,7 @@ def test_an_offline_huge_page_reads_zero_without_a_swap_bit() -> None:
     machine = Machine()
     memory = machine.process.map_memory(2 * MIB, Backing.HUGETLB_2M)
     memory.view[0] = 1
-    machine.physical.offline(memory.hpa(MIB))
+    machine.fail(memory.hpa(MIB))
     assert machine.entry(memory.address) == 0
     assert machine.entry(memory.address + 2 * MIB - 1) == 0
 
@@ -207,10 +208,29 @@ def test_hwpoison_is_bit_19(page_size: int) -> None:
     memory = machine.process.map_memory(4 * page_size)
     memory.view[page_size] = 1
     hpa = memory.hpa(page_size)
-    before = machine.open(KPAGEFLAGS).pread(8, hpa // page_size * 8)
-    machine.physical.offline(hpa)
-    after = machine.open(KPAGEFLAGS).pread(8, hpa // page_size * 8)
-    assert int.from_bytes(after, "little") == int.from_bytes(before, "little") | 1 << 19
+    before = machine.flags(hpa)
+    machine.fail(hpa)
+    assert machine.flags(hpa) == before - {Kpf.MMAP, Kpf.LRU} | {Kpf.HWPOISON}
+
+
+def test_of_a_dissolved_huge_page_one_page_is_poisoned_and_the_rest_is_free() -> None:
+    machine = Machine()
+    memory = machine.process.map_memory(2 * MIB, Backing.HUGETLB_2M)
+    memory.view[0] = 1
+    hpa = memory.hpa(0x3000)
+    machine.fail(hpa)
+    assert machine.flags(hpa) == {Kpf.HWPOISON}
+    assert machine.flags(hpa - 4096) == machine.flags(hpa + 4096) == machine.flags(memory.hpa(0)) == {Kpf.BUDDY}
+
+
+def test_a_transparent_huge_page_is_split() -> None:
+    machine = Machine()
+    memory = machine.process.map_memory(4 * MIB, Backing.THP)
+    memory.view[0] = memory.view[2 * MIB] = 1
+    machine.fail(memory.hpa(0x3000))
+    assert Kpf.THP not in machine.flags(memory.hpa(0x4000))
+    assert Kpf.THP in machine.flags(memory.hpa(2 * MIB))
+    assert machine.entry(memory.address + 0x4000) & SHOWN
 
 
 def test_page_flags_end_with_memory() -> None:

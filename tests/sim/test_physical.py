@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_kvm_sea.sim.frames import BLOCK, Permutation, Region
 from pytest_kvm_sea.sim.memory_map import GIB, MIB, Kind, memory_map
-from pytest_kvm_sea.sim.physical import EHWPOISON, GRANULE, PhysicalMemory
+from pytest_kvm_sea.sim.physical import GRANULE, Offline, PhysicalMemory
 
 PAGE_SIZES = (4 << 10, 16 << 10, 64 << 10)
 RAM = 0x8000_0000
@@ -176,11 +177,12 @@ def test_poison_is_a_set_of_granules(changes: list[tuple[bool, int, int]], hpa: 
 def test_every_change_is_a_new_generation() -> None:
     physical = PhysicalMemory(4096, 256 * MIB)
     seen = {physical.generation}
-    for change in (
+    changes: tuple[Callable[[], None], ...] = (
         lambda: physical.poison(RAM + 64 * MIB),
         lambda: physical.unpoison(RAM + 64 * MIB),
-        lambda: physical.offline(RAM + 64 * MIB),
-    ):
+        lambda: physical.take_offline(RAM + 64 * MIB, Offline.FREE),
+    )
+    for change in changes:
         change()
         assert physical.generation not in seen
         seen.add(physical.generation)
@@ -202,29 +204,29 @@ def test_poison_of_one_byte_is_poison_of_its_granule() -> None:
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
-def test_a_page_goes_offline_as_a_whole_and_once(page_size: int) -> None:
+def test_a_page_goes_offline_as_a_whole(page_size: int) -> None:
     physical = PhysicalMemory(page_size, 256 * MIB)
     hpa = physical.allocate(2 * MIB).hpa(page_size + 5)
     base = hpa // page_size * page_size
-    assert physical.offline(hpa) == (base, page_size)
-    assert physical.is_offline(base)
+    physical.take_offline(hpa, Offline.ANONYMOUS)
+    assert physical.offline_was(base) is physical.offline_was(base + page_size - 1) is Offline.ANONYMOUS
     assert physical.is_offline(base + page_size - 1)
     assert not physical.is_offline(base - 1)
     assert not physical.is_offline(base + page_size)
-    with pytest.raises(OSError) as refused:  # noqa: PT011
-        physical.offline(base + 7)
-    assert refused.value.errno == EHWPOISON
+    assert physical.offline_pages == 1
 
 
-def test_a_huge_page_goes_offline_as_a_whole_and_never_returns() -> None:
+def test_a_huge_page_with_an_error_never_returns_to_its_pool() -> None:
     physical = PhysicalMemory(4096, 64 * GIB)
     physical.reserve_pool(GIB, 2)
     frames = physical.allocate(GIB, huge_page=GIB)
-    base, size = physical.offline(frames.hpa(123_456_789))
-    assert (base, size) == (frames.hpa(0), GIB)
-    assert physical.is_offline(base + GIB - 1)
+    base = frames.hpa(0)
+    assert physical.huge_page(base + 5) == (base, GIB)
+    physical.take_offline(frames.hpa(123_456_789), Offline.FREE)
+    assert physical.huge_page(base + 5) is None
+    assert not physical.is_offline(base)
     physical.free(frames)
-    assert physical.pool_free(GIB) == 1
+    assert (physical.pool_free(GIB), physical.pool_size(GIB)) == (1, 1)
     assert physical.allocate(GIB, huge_page=GIB).hpa(0) != base
 
 
@@ -238,7 +240,7 @@ def test_offline_frames_are_not_handed_out_again(when: str) -> None:
         hpa = frames.hpa(0)
         if when == "free":
             physical.free(frames)
-    physical.offline(hpa)
+    physical.take_offline(hpa, Offline.FREE)
     if when == "in use":
         physical.free(frames)
     everything = physical.allocate(174 * MIB)  # 256 less the kernel's 64, the firmware's 16 and the block withheld
@@ -253,18 +255,6 @@ def test_poison_that_the_kernel_does_not_know_of_hits_the_next_owner() -> None:
     physical.poison(frames.hpa(8192))
     physical.free(frames)
     assert physical.poisoned(physical.allocate(2 * MIB).hpa(8192), 8)
-
-
-@pytest.mark.parametrize(
-    ("address", "code"),
-    [(0, errno.ENXIO), (0x0900_0000, errno.ENXIO), (RAM + 240 * MIB, errno.ENXIO), (RAM, errno.EBUSY)],
-    ids=["hole", "mmio", "firmware", "kernel"],
-)
-def test_what_memory_failure_cannot_do(address: int, code: int) -> None:
-    physical = PhysicalMemory(4096, 256 * MIB)
-    with pytest.raises(OSError) as refused:  # noqa: PT011
-        physical.offline(address)
-    assert refused.value.errno == code
 
 
 @settings(max_examples=30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_kvm_sea.uapi import kvm, registers, structures
+from pytest_kvm_sea.uapi import kvm, registers, structures, userfault
 from pytest_kvm_sea.uapi.revisions import MAINLINE, REVISIONS, SERIES_V1, Revision
 from pytest_kvm_sea.uapi.structures import KvmRun
 
@@ -26,6 +26,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
 SEA_OFFSETS = {
     "mainline": {"flags": 32, "esr": 40, "gva": 48, "gpa": 56},
     "series-v1": {"esr": 32, "flags": 40, "gva": 48, "gpa": 56},
+    "follow-up": {"flags": 32, "esr": 40, "gva": 48, "gpa": 56},
 }
 
 
@@ -108,3 +109,28 @@ def test_the_byte_that_became_iabt_is_padding_upstream() -> None:
     assert structures.ExceptionEventsV1.ext_iabt_pending.offset == 3  # type: ignore[attr-defined] # a ctypes descriptor
     assert structures.ExceptionEvents.pad.offset == 3  # type: ignore[attr-defined]
     assert structures.ExceptionEvents.serror_esr.offset == 8  # type: ignore[attr-defined]
+
+
+def test_events_of_the_follow_up() -> None:
+    """The layout in the mail: the abort's syndrome after the SError's, the whole as large as ever."""
+    events = structures.VcpuEventsFollowUp
+    exception = structures.ExceptionEventsFollowUp
+    assert ctypes.sizeof(events) == 64
+    assert ctypes.sizeof(exception) == 24
+    offsets = {name: getattr(exception, name).offset for name, _kind in exception._fields_}
+    assert offsets == {
+        "serror_pending": 0,
+        "serror_has_esr": 1,
+        "ext_dabt_pending": 2,
+        "ext_iabt_pending": 3,
+        "ext_abt_has_esr": 4,
+        "pad": 5,
+        "serror_esr": 8,
+        "ext_abt_esr": 16,
+    }
+
+
+def test_userfault_numbers() -> None:
+    """KVM_SET_USER_MEMORY_REGION2 as strace shows it on a kernel that has it."""
+    assert userfault.KVM_SET_USER_MEMORY_REGION2 == 0x40A0_AE49
+    assert ctypes.sizeof(userfault.UserspaceMemoryRegion2) == 160

@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
 from pytest_kvm_sea.hosts.contract import Sigbus
-from pytest_kvm_sea.sim.apei import BUS_MCEERR_AR
 from pytest_kvm_sea.sim.kvm import sea
 from pytest_kvm_sea.sim.kvm.arguments import fail
+from pytest_kvm_sea.sim.memory_failure import BUS_MCEERR_AR
+from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.userfault import KVM_MEMORY_EXIT_FLAG_USERFAULT
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.sim.kvm.memslots import Memslot
     from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
+    from pytest_kvm_sea.sim.process import SimMemory
 
 _OFFSET_MASK = 0xFFF
 _INSTRUCTION_SIZE = 4
+_DESCRIPTOR = 8
 _KNOWN_FAULTS = {syndromes.FSC_TRANSLATION, syndromes.FSC_ACCESS_FLAG, syndromes.FSC_PERMISSION}
 _TYPE_MASK = 0x3C
 
@@ -44,7 +48,6 @@ def _guest_sea(vcpu: Vcpu) -> bool:
     """APEI first, then the VMM if it asked for it and may have it, otherwise the guest gets an SError."""
     behaviour = vcpu.vm.behaviour
     if vcpu.vm.apei.claim_sea(vcpu.fault.poison):
-        vcpu.signal()
         return True
     if not vcpu.vm.exits_on_sea or sea.host_owns_sea(behaviour, vcpu.fault.esr):
         vcpu.inject.serror()
@@ -83,15 +86,41 @@ def _no_memory(vcpu: Vcpu, ipa: int, slot: Memslot | None) -> bool:
 
 def _user_mem_abort(vcpu: Vcpu, slot: Memslot, ipa: int) -> bool:
     """There is a slot: get the VMM's page. EFAULT where its mapping is gone, SIGBUS where the page is poisoned."""
-    hva = HostVA(slot.hva(ipa))
-    if vcpu.vm.process.resolve(hva) is None:
+    if slot.is_userfault(ipa, vcpu.vm.memslots.page_size):
+        _memory_fault(vcpu, ipa)
+    page_size = vcpu.vm.behaviour.page_size
+    hva = HostVA(slot.hva(ipa) // page_size * page_size)
+    found = vcpu.vm.process.resolve(hva)
+    if found is None:
         fail(errno.EFAULT)
-    hpa = vcpu.vm.process.hpa_of(hva)
-    if hpa is not None and vcpu.vm.physical.is_offline(hpa):
-        _, size = vcpu.vm.physical.page_unit(hpa)
-        vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, HostVA(hva // size * size), size.bit_length() - 1))
-        vcpu.signal()
+    memory, offset = found
+    if memory.lost(offset):
+        size = _mapping_size(slot, hva, memory, page_size)
+        vcpu.vm.process.deliver_sigbus(Sigbus(BUS_MCEERR_AR, hva, size.bit_length() - 1))
     return True
+
+
+def _memory_fault(vcpu: Vcpu, ipa: int) -> NoReturn:
+    """The VMM keeps this page to itself (kvm_prepare_memory_fault_exit): KVM_RUN fails, and says what for."""
+    size = vcpu.vm.memslots.page_size
+    vcpu.run_page.exit_reason = kvm.Exit.MEMORY_FAULT
+    vcpu.run_page.memory_fault.flags = KVM_MEMORY_EXIT_FLAG_USERFAULT
+    vcpu.run_page.memory_fault.gpa = ipa // size * size
+    vcpu.run_page.memory_fault.size = size
+    fail(errno.EFAULT)
+
+
+def _mapping_size(slot: Memslot, hva: HostVA, memory: SimMemory, page_size: int) -> int:
+    """Bytes that stage 2 would map in one piece (kvm_s2_resolve_vma_size): what a SIGBUS gives for lost.
+
+    A block as large as the huge page of hugetlb, or the next smaller one, where the slot is aligned as the memory is
+    and holds all of it. What else the host has huge pages of (64 KiB pages: 2 MiB) is mapped by pages.
+    """
+    entries = page_size // _DESCRIPTOR
+    for block in (page_size * entries * entries, page_size * entries):
+        if block <= memory.frames.entry and slot.holds_block(hva, block):
+            return block
+    return page_size
 
 
 def _is_fetch(esr: int) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_kvm_sea.uapi.revisions import MAINLINE, REVISIONS, SERIES_V1, Revision
+from pytest_kvm_sea.uapi.revisions import REVISIONS, SERIES_V1, Revision
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.platforms.model import Platform
@@ -33,6 +33,8 @@ class Behaviour:
     """An injected syndrome's IL bit is that of ESR_EL2 (until 7.1)."""
     s1ptw_level: bool
     """An abort injected after a stage-2 fault on a stage-1 walk names the walk's level (since 7.0)."""
+    userfault: bool
+    """KVM userfault, as proposed."""
     ras: bool
     """FEAT_RAS on the host."""
     ease: bool
@@ -50,13 +52,14 @@ def behaviour_of(platform: Platform) -> Behaviour:
     return Behaviour(
         revision=revision,
         sea_to_user=kernel.sea_to_user,
-        host_owns_sea=revision is MAINLINE,
+        host_owns_sea=not series,
         injects_fnv=series,
-        injects_iabt=series,
+        injects_iabt=revision.cap_inject_ext_iabt is not None,
         serror_first=not kernel.immediate_injection,
         immediate=kernel.immediate_injection,
         il_from_last_trap=kernel.il_from_last_trap,
         s1ptw_level=kernel.s1ptw_level,
+        userfault=kernel.userfault,
         ras=cpu.ras,
         ease=cpu.ease,
         ipa_limit=cpu.ipa_bits,

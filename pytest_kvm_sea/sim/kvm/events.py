@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.sim.kvm.arguments import fail
 from pytest_kvm_sea.sim.kvm.inject import SERROR_ISS_MASK
+from pytest_kvm_sea.uapi.structures import VcpuEventsFollowUp
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
@@ -28,7 +29,8 @@ def set_events(vcpu: Vcpu, data: bytes) -> None:
     """Raises OSError EINVAL for reserved fields and bad combinations.
 
     Not atomic, as the kernel is not: mainline delivers the abort before it looks at the SError, the series the other
-    way round; the part that comes first stays even where the other is refused.
+    way round; the part that comes first stays even where the other is refused. The follow-up is: it checks everything
+    first.
     """
     events = vcpu.vm.behaviour.revision.vcpu_events.from_buffer_copy(data)
     exception = events.exception
@@ -38,19 +40,38 @@ def set_events(vcpu: Vcpu, data: bytes) -> None:
     has_esr, esr = bool(exception.serror_has_esr), exception.serror_esr
     data_abort = bool(exception.ext_dabt_pending)
     instruction_abort = bool(getattr(exception, "ext_iabt_pending", 0))
+    iss = 0
+    if isinstance(events, VcpuEventsFollowUp):
+        _check_all(vcpu, events, both=data_abort and instruction_abort)
+        iss = events.exception.ext_abt_esr if events.exception.ext_abt_has_esr else 0
     if vcpu.vm.behaviour.serror_first:
         _set_serror(vcpu, pending=serror, has_esr=has_esr, esr=esr)
-        _set_abort(vcpu, data=data_abort, instruction=instruction_abort)
+        _set_abort(vcpu, data=data_abort, instruction=instruction_abort, iss=iss)
     else:
-        _set_abort(vcpu, data=data_abort, instruction=instruction_abort)
+        _set_abort(vcpu, data=data_abort, instruction=instruction_abort, iss=iss)
         _set_serror(vcpu, pending=serror, has_esr=has_esr, esr=esr)
 
 
-def _set_abort(vcpu: Vcpu, *, data: bool, instruction: bool) -> None:
+def _check_all(vcpu: Vcpu, events: VcpuEventsFollowUp, *, both: bool) -> None:
+    """The follow-up's checks; a syndrome is looked at even where nothing is to be injected."""
+    exception = events.exception
+    syndromes = [
+        esr
+        for has_esr, esr in (
+            (exception.serror_has_esr, exception.serror_esr),
+            (exception.ext_abt_has_esr, exception.ext_abt_esr),
+        )
+        if has_esr
+    ]
+    if both or (syndromes and not vcpu.vm.behaviour.ras) or any(esr & ~SERROR_ISS_MASK for esr in syndromes):
+        fail(errno.EINVAL)
+
+
+def _set_abort(vcpu: Vcpu, *, data: bool, instruction: bool, iss: int) -> None:
     if data and instruction:
         fail(errno.EINVAL)
     if data or instruction:
-        vcpu.inject.sea(vcpu.fault.far, instruction=instruction)
+        vcpu.inject.sea(vcpu.fault.far, instruction=instruction, iss=iss)
         vcpu.commit_events()
 
 

@@ -50,12 +50,15 @@ class Injector:
         self._cpu.enter_exception(vector, self._cpu.sysregs[_ESR_EL1], None)
         return True
 
-    def sea(self, address: int, *, instruction: bool) -> bool:
-        """kvm_inject_sea: an external abort at this address; False where KVM finds nothing to inject."""
+    def sea(self, address: int, *, instruction: bool, iss: int = 0) -> bool:
+        """kvm_inject_sea: an external abort at this address; False where KVM finds nothing to inject.
+
+        ``iss``: bits that the VMM adds to the syndrome (the follow-up).
+        """
         status = self._abort_status(address)
         if status is None:
             return False
-        esr = self._abort_class(instruction=instruction) | self._il() | status
+        esr = self._abort_class(instruction=instruction) | self._il() | status | iss
         if self._behaviour.injects_fnv and self._fault.esr & syndromes.FNV:
             esr |= syndromes.FNV
         self._pend(_SERROR if self._sctlr2(_SCTLR2_EASE) else _SYNC, esr, address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_kvm_sea.addresses import HostPA, HostVA
+from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.cpu.bus import PAGE_MASK, PAGE_SIZE, Access, ExternalAbort, Page, Stage2Fault
 
 if TYPE_CHECKING:
@@ -63,17 +63,19 @@ class Stage2:
             raise Stage2Fault(self._translation_fault(ipa))
         if access is Access.WRITE and slot.readonly:
             raise Stage2Fault(self._permission_fault(ipa))
+        if slot.is_userfault(ipa, self._memslots.page_size):
+            raise Stage2Fault(self._translation_fault(ipa))
         hva = slot.hva(ipa & ~PAGE_MASK)
         found = self._process.resolve(hva, PAGE_SIZE)
         if found is None:
             raise Stage2Fault(self._translation_fault(ipa))
-        hpa = self._frame(hva)
-        if hpa is None:
+        memory, offset = found
+        if memory.lost(offset):
             raise Stage2Fault(self._translation_fault(ipa))
         self._map(ipa, hva)
-        memory, offset = found
         view = memory.view[offset : offset + PAGE_SIZE]
-        return Page(view, stable=not self._physical.page_poisoned(hpa), writable=not slot.readonly)
+        stable = not self._physical.page_poisoned(memory.hpa(offset))
+        return Page(view, stable=stable, writable=not slot.readonly)
 
     def check(self, ipa: int, size: int, access: Access) -> None:  # noqa: ARG002 - a store to poison aborts as a load does
         """See cpu.bus.Bus."""
@@ -83,13 +85,6 @@ class Stage2:
         hpa = self._process.hpa_of(slot.hva(ipa))
         if hpa is not None and self._physical.poisoned(hpa, size):
             raise ExternalAbort(parity=self._parity, source=hpa)
-
-    def _frame(self, hva: HostVA) -> HostPA | None:
-        """The frame of a page, if KVM can get it: not where memory_failure took it offline."""
-        hpa = self._process.hpa_of(hva)
-        if hpa is None or self._physical.is_offline(hpa):
-            return None
-        return hpa
 
     def mapped(self, hva: HostVA) -> list[int]:
         """The guest's addresses, ascending, that have been mapped to a page of the VMM and still are."""

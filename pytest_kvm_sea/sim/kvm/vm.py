@@ -12,10 +12,11 @@ from pytest_kvm_sea.cpu.features import id_registers
 from pytest_kvm_sea.sim.kvm.arguments import as_number, fail, read_structure, write_structure
 from pytest_kvm_sea.sim.kvm.capabilities import MAX_VCPUS
 from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
-from pytest_kvm_sea.sim.kvm.memslots import REGION_SIZE, Memslots
+from pytest_kvm_sea.sim.kvm.memslots import REGION2_SIZE, REGION_SIZE, Memslots
 from pytest_kvm_sea.sim.kvm.stage2 import Stage2
 from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
 from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.userfault import KVM_SET_USER_MEMORY_REGION2
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Argument
@@ -41,7 +42,7 @@ class Vm(KvmFile):
         self.id_limits = id_registers(machine.features)
         """What the host has: the most that a VM may be told that it has."""
         self.id_registers = dict(self.id_limits)
-        self.memslots = Memslots(self.behaviour.page_size, ipa_bits)
+        self.memslots = Memslots(self.behaviour.page_size, ipa_bits, userfault=self.behaviour.userfault)
         self.stage2 = Stage2(self.memslots, self.process, self.physical, ipa_bits, parity=machine.parity)
         self.exits_on_sea = False
         self.nisv_to_user = False
@@ -53,6 +54,7 @@ class Vm(KvmFile):
             kvm.KVM_CHECK_EXTENSION: machine.check_extension,
             kvm.KVM_CREATE_VCPU: self._create_vcpu,
             kvm.KVM_SET_USER_MEMORY_REGION: self._set_user_memory_region,
+            KVM_SET_USER_MEMORY_REGION2: self._set_user_memory_region2,
             kvm.KVM_ENABLE_CAP: self._enable_cap,
             kvm.KVM_ARM_PREFERRED_TARGET: self._preferred_target,
         }
@@ -75,6 +77,13 @@ class Vm(KvmFile):
 
     def _set_user_memory_region(self, argument: Argument) -> int:
         self.memslots.set_region(read_structure(argument, REGION_SIZE))
+        return self._flush()
+
+    def _set_user_memory_region2(self, argument: Argument) -> int:
+        self.memslots.set_region2(read_structure(argument, REGION2_SIZE))
+        return self._flush()
+
+    def _flush(self) -> int:
         for vcpu in tuple(self.vcpus.values()):
             vcpu.flush()
         return 0

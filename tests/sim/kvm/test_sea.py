@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_kvm_sea.addresses import GuestPA, GuestVA
+from pytest_kvm_sea.addresses import GuestPA, GuestVA, HostPA, HostVA
 from pytest_kvm_sea.cpu import bus
+from pytest_kvm_sea.hosts.contract import Backing, Sigbus
 from pytest_kvm_sea.platforms.loader import load_platform
 from pytest_kvm_sea.platforms.model import Platform, SeaPolicy
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.sim.kvm import stage2
+from pytest_kvm_sea.uapi import kvm as uapi
+from pytest_kvm_sea.uapi.structures import UserspaceMemoryRegion
 from pytest_kvm_sea.vmm.errors import RunError
 from pytest_kvm_sea.vmm.exits import SeaExit, SigbusExit
 from pytest_kvm_sea.vmm.vcpu import Vcpu
@@ -229,6 +232,70 @@ def test_apei_claims_and_memory_failure_cannot_act(bare: Bare) -> None:
     assert isinstance(result, SigbusExit)
     (signal,) = result.signals
     assert (signal.code, signal.address) == (0x80, 0)
+
+
+def claims(policy: SeaPolicy, *, tells_duplicates: bool = True) -> Platform:
+    platform = load_platform("ampereone")
+    kernel = replace(platform.kernel, ghes_tells_duplicates=tells_duplicates)
+    return replace(platform, kernel=kernel, firmware=replace(platform.firmware, sea=policy))
+
+
+def test_apei_does_not_claim_by_a_record_that_it_has_seen(bare: Bare) -> None:
+    assert run_to_sea(broken(bare, platform=claims(SeaPolicy.DUPLICATE))).gva == CELL
+
+
+def test_a_kernel_that_claims_by_any_record_lets_the_guest_consume_the_error_for_ever(bare: Bare) -> None:
+    """6.12. It ends when the time is up, and the guest is where it was."""
+    vcpu = broken(bare, platform=claims(SeaPolicy.DUPLICATE, tells_duplicates=False))
+    spin(vcpu)
+    assert vcpu.registers("pc", "esr_el1") == {"pc": CODE, "esr_el1": RESET_ESR}
+
+
+def test_a_claim_that_cannot_act_is_not_made_twice(bare: Bare) -> None:
+    """SIGBUS, SI_KERNEL; a VMM that runs on gets the exit, because the record is a duplicate now."""
+    vcpu = broken(bare, platform="apei-claims-unhandled")
+    assert isinstance(vcpu.run(), SigbusExit)
+    assert run_to_sea(vcpu).gva == CELL
+
+
+def test_a_record_of_another_page_takes_that_page_and_the_guest_meets_its_error_again(bare: Bare) -> None:
+    """No signal: nobody has the other page. The next abort is without a record, and KVM exits with it."""
+    vcpu = broken(bare)
+    other = sim(vcpu).process.map_memory(4096)
+    hpa = HostPA(other.hpa(0))
+    other.close()
+    sim(vcpu).firmware.apei.record = (hpa, lambda: None)
+    assert run_to_sea(vcpu).gva == CELL
+    assert sim(vcpu).physical.is_offline(hpa)
+
+
+# where the slot begins, and in its memory: what stage 2 would map in one piece
+BLOCKS = [
+    pytest.param(Backing.HUGETLB_2M, 0x4000_0000, 0, 21, id="2 MiB"),
+    pytest.param(Backing.HUGETLB_2M, 0x4000_1000, 0, 12, id="2 MiB, aligned differently"),
+    pytest.param(Backing.HUGETLB_2M, 0x4000_1000, 0x1000, 12, id="2 MiB, not all of it in the slot"),
+    pytest.param(Backing.HUGETLB_1G, 0x4000_0000, 0, 30, id="1 GiB"),
+    pytest.param(Backing.HUGETLB_1G, 0x4020_0000, 0, 21, id="1 GiB, aligned to 2 MiB"),
+    pytest.param(Backing.HUGETLB_1G, 0x4000_1000, 0, 12, id="1 GiB, aligned to nothing"),
+    pytest.param(Backing.THP, 0x4000_0000, 0, 12, id="transparent huge page"),
+]
+
+
+@pytest.mark.parametrize(("backing", "gpa", "start", "lsb"), BLOCKS)
+def test_how_much_is_lost_to_a_guest(bare: Bare, backing: Backing, gpa: int, start: int, lsb: int) -> None:
+    """si_addr is the page that the guest wanted, si_addr_lsb the block that KVM would have mapped."""
+    vcpu = bare(LDR_X0_X1, SELF, x1=gpa + 0x5040)
+    size = 1 << (30 if backing is Backing.HUGETLB_1G else 21)
+    memory = sim(vcpu).process.map_memory(size, backing)
+    memory.view[start + 0x5040] = 1
+    region = UserspaceMemoryRegion(
+        slot=5, guest_phys_addr=gpa, memory_size=size - start, userspace_addr=memory.address + start
+    )
+    vcpu.vm.file.ioctl(uapi.KVM_SET_USER_MEMORY_REGION, region)
+    sim(vcpu).firmware.failure.handle(memory.hpa(start + 0x5040))
+    result = vcpu.run()
+    assert isinstance(result, SigbusExit)
+    assert result.signals == (Sigbus(4, HostVA(memory.address + start + 0x5000), lsb),)
 
 
 INJECTED = [
