@@ -156,10 +156,8 @@ def test_every_bundled_platform_is_listed() -> None:
     assert listed == set(bundled_names())
 
 
-def test_every_option_and_mark_is_listed() -> None:
+def test_every_mark_is_explained() -> None:
     page = text("fixtures.md")
-    listed = set(re.findall(r"^\| `(--kvm-sea-[a-z-]+)[=`]", page, re.MULTILINE))
-    assert listed == {option.flag for option in command_line.OPTIONS}
     for mark in plugin.MARKS:
         assert mark.partition("(")[0] in page
 
