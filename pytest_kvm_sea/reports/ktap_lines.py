@@ -28,8 +28,15 @@ _WORDS: Mapping[Outcome, tuple[str, str]] = {
     Outcome.TIMEOUT: ("not ok", "TIMEOUT"),
 }
 _PLACES = {"setup": "set-up", "teardown": "tear-down", "call": "call", "collect": "collection", "crash": "crash"}
-_CHANCE = re.compile(r"^\[\w+\] \w+ -- Python .*\n\s*|(?<= at 0x)[0-9a-f]+(?=>)", re.MULTILINE)
-"""What differs from run to run: xdist's worker, on top of a traceback; the address of a Python object in its repr."""
+_CHANCE = re.compile(
+    r"^\[\w+\] \w+ -- Python .*\n\s*"
+    r"|(?<= at 0x)[0-9a-f]+(?=>)"
+    r"|^ *\d+\.\d{3}(?=  \w+ > \w+ )| *\bms(?=  who > whom)"
+    r"|(?<=\bhva=0x)[0-9a-f]+|(?<=host VA 0x)[0-9a-f]+",
+    re.MULTILINE,
+)
+"""What differs from run to run: xdist's worker, on top of a traceback; the address of a Python object in its repr; in
+the story of a failure the times, and where this process had its memory."""
 _TAG = re.compile(r"(?:^| \| )(\[[\w-]+\])")
 """What a reason of ours begins with."""
 _SHORT = 60

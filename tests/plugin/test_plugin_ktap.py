@@ -99,6 +99,33 @@ def test_mixed_and_the_same_under_xdist(pytester: pytest.Pytester) -> None:
     assert ktap(pytester, "-n", "2") == text
 
 
+GUEST = """
+from pytest_kvm_sea.addresses import GuestPA, GuestVA
+from pytest_kvm_sea.guest.program import GuestProgram
+
+def guest_code(g):
+    g.assert_eq(g.read_u64(0x8000_0040), 2)
+    g.done()
+
+def test_guest(kvm_sea_vm, kvm_sea_einj):
+    vm = kvm_sea_vm(GuestProgram.build(guest_code))
+    vm.add_memory(GuestPA(0x8000_0000), 0x20_0000)
+    vm.map(GuestVA(0x8000_0000), GuestPA(0x8000_0000), pages=512)
+    vm.write_u64(GuestVA(0x8000_0040), 1)
+    kvm_sea_einj.inject_at(vm.gva_to_hva(GuestVA(0x8000_0080)))
+    vm.vcpus[0].expect_done()
+"""
+
+
+def test_the_story_of_a_failure_is_the_same_under_xdist(pytester: pytest.Pytester) -> None:
+    """Without its times, and without where this process had its memory."""
+    pytester.makepyfile(GUEST)
+    text = ktap(pytester, "--kvm-sea-platform=ampereone")
+    assert "kvm-sea: what happened" in text
+    assert "host VA 0x >" in text
+    assert ktap(pytester, "--kvm-sea-platform=ampereone", "-n", "2") == text
+
+
 @pytest.mark.parametrize(("arguments", "header"), [((), True), (("--kvm-sea-ktap-mode=tap13",), False)])
 def test_inside_of_a_kselftest(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], *, header: bool
