@@ -84,7 +84,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.excinfo is None or not item.config.stash.get(IN_USE, False):
         return
     outcome = call.excinfo.value
-    if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb"):
+    if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb", default=False):
         # For a traceback pytest parses the source of every frame. Nobody sees the one of an expected failure, and
         # those of the known defects were a sixth of the time of the selftests.
         outcome.pytrace = False

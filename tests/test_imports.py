@@ -16,6 +16,7 @@ PACKAGE = Path(pytest_kvm_sea.__file__).parent
 ROOT = Path(__file__).parents[1]
 
 ORDER = (
+    "mutants",
     "plugin",
     "collection",
     "fixtures",

@@ -171,6 +171,11 @@ class Vcpu:
                         code,
                     )
 
+    @property
+    def exit_reason(self) -> int:
+        """kvm_run.exit_reason, as the last KVM_RUN left it."""
+        return int(self._run_page.exit_reason)
+
     def answer_mmio(self, data: bytes) -> None:
         """What the load that caused the last MmioExit is to find; at most 8 bytes."""
         for position, byte in enumerate(data):
