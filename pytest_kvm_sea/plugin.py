@@ -152,7 +152,7 @@ def pytest_runtest_makereport(
 
 def _spare_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     outcome = call.excinfo.value if call.excinfo is not None else None
-    if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb"):
+    if isinstance(outcome, pytest.xfail.Exception) and not item.config.getoption("xfail_tb", default=False):
         # For a traceback pytest parses the source of every frame. Nobody sees the one of an expected failure, and
         # those of the known defects were a sixth of the time of the selftests.
         outcome.pytrace = False

@@ -54,7 +54,8 @@ def shorten(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> 
     Whoever reads it wants the line of the test and what was wrong there. With --full-trace everything stays, and so
     it does for an exception of Python's, which is a fault of ours. To be called before anybody looks at the traceback.
     """
-    if item.config.getoption("fulltrace") or not type(excinfo.value).__module__.startswith("pytest_kvm_sea."):
+    is_whole = item.config.getoption("fulltrace", default=False)  # an option of the terminal plugin, if it is there
+    if is_whole or not type(excinfo.value).__module__.startswith("pytest_kvm_sea."):
         return
     entry: TracebackType | None = excinfo.tb
     last = None

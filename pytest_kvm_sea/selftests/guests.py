@@ -218,3 +218,18 @@ def stopped_at_el0(*, instruction: bool = True) -> GuestProgram:
         g.done()
 
     return program(user_code, el0=True, handlers={(vector, exception_class): expect_abort})
+
+
+@cache
+def spinner() -> GuestProgram:
+    """A guest that counts in ``count`` until the VMM writes ``go``; then it is done."""
+
+    def guest_code(g: Guest) -> None:
+        g.sync(1)
+        go = g.variable(0)
+        with g.while_(go == 0):
+            g.store_global("count", g.load_global("count") + 1)
+            go.set(g.load_global("go"))
+        g.done()
+
+    return program(guest_code, el0=False, handlers={}, variables={"count": 0, "go": 0})

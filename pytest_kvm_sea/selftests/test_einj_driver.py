@@ -20,6 +20,7 @@ from pytest_kvm_sea.ras.einj import FLAG_MEMORY, GRANULE_MASK, MEMORY_CE, MEMORY
 from pytest_kvm_sea.ras.einj_files import EinjFiles
 from pytest_kvm_sea.ras.errors import EinjError
 from pytest_kvm_sea.ras.journal import Journal
+from pytest_kvm_sea.ras.retire import is_offline
 from pytest_kvm_sea.ras.safeguards import Safeguards
 
 if TYPE_CHECKING:
@@ -198,6 +199,34 @@ def test_parameters_that_the_driver_refuses(
             files.write(name, text.strip())
     assert caught.value.errno == errno.EINVAL
     assert firmware.einj_injections() == told
+
+
+@pytest.mark.parametrize("text", ["0x40", "garbage"])
+def test_what_was_chosen_stays_chosen(
+    firmware: Firmware, kvm_sea_pagemap: Pagemap, files: EinjFiles, page: HostVA, text: str
+) -> None:
+    """Neither a type that is refused nor an injection changes what was chosen: the next injection is the same again."""
+    before = {name: files.read(name) for name in KNOBS}
+    chosen = {"flags": FLAG_MEMORY, "address": kvm_sea_pagemap.translate(page), "mask": GRANULE_MASK}
+    try:
+        for name, value in zip(("flags", "param1", "param2"), chosen.values(), strict=True):
+            files.write(name, f"{value:#x}")
+        files.write("notrigger", "1")
+        with pytest.raises(EinjError):
+            files.write("error_type", text)
+        for _ in range(2):
+            files.write("error_inject", "1")
+    finally:
+        for name, text_before in before.items():
+            files.write(name, text_before.strip())
+    told = [{name: injection[name] for name in ("type", *chosen)} for injection in firmware.einj_injections()[-2:]]
+    assert told == [{"type": MEMORY_CE, **chosen}] * 2
+
+
+def test_notrigger(page: HostVA, kvm_sea_einj: Einj, kvm_sea_host: Host) -> None:
+    """The kernel is not told of an error that was not triggered: its page stays in service until somebody hits it."""
+    injection = kvm_sea_einj.inject_at(page)
+    assert not is_offline(kvm_sea_host, injection.address)
 
 
 def test_formats(files: EinjFiles, firmware: Firmware) -> None:

@@ -41,6 +41,10 @@ SERROR_ISS = IDS | 0x1_D1ED
 """The original's: implementation defined, and recognisable."""
 WALK_GVA = GuestVA(32 << 39 | 32 << 30 | 32 << 21 | 32 << 12)
 """No descriptor on the way to it is one that the program needs."""
+BEYOND = GuestVA(1 << 40)
+"""One past the 40 bits of the VM."""
+IPS = 7 << 32
+"""TCR_EL1.IPS: stage 1 gives out all addresses that the processor has."""
 ANSWER = 0x1122_3344_5566_7788
 """What the VMM has ready for a load that must not be completed."""
 DOUBLE_FAULT = pytest.mark.kvm_sea_distinct("cpu.ease")
@@ -228,6 +232,23 @@ def test_fetch_without_memory(kvm_sea_vm: VmFactory) -> None:
     vcpu = map_mmio(kvm_sea_vm(guests.mmio(ACCESSES["fetch"])))
     vcpu.expect_done()
     assert vcpu.get_reg("esr_el1") == syndromes.syndrome(EC.IABT_CURRENT, syndromes.FSC_SEA)
+
+
+def test_beyond_the_ipa_space(kvm_sea_vm: VmFactory) -> None:
+    """An address that the VM cannot have is an external abort, where the host could have it. KVM gives the guest its
+    guest physical address in FAR_EL1, which is the virtual one here.
+    """
+    vm = kvm_sea_vm(guests.mmio(ACCESSES["ldr-x"], BEYOND))
+    (vcpu,) = vm.vcpus
+    host = vm.check_extension(kvm.KVM_CAP_ARM_VM_IPA_SIZE)
+    if not vm.max_gpa <= BEYOND < 1 << host:
+        pytest.skip(
+            f"[ipa-space] the host has {host} bits of guest physical addresses, the VM as many; a host with more"
+        )
+    vcpu.set_reg("tcr_el1", vcpu.get_reg("tcr_el1") | IPS)
+    vm.map(BEYOND, GuestPA(BEYOND), 1)
+    vcpu.expect_done()
+    assert vcpu.get_reg("esr_el1") == syndromes.syndrome(EC.DABT_CURRENT, syndromes.FSC_SEA)
 
 
 def test_masked_serror_lets_mmio_complete(kvm_sea_vm: VmFactory) -> None:

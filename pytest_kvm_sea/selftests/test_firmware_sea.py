@@ -25,6 +25,7 @@ from pytest_kvm_sea.selftests.scenario import (
     replay,
     run_to_sea,
 )
+from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.vmm.errors import GuestFailure
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.ras.pagemap import Pagemap
 
 GVA = GuestVA(START_GVA + 0x4B80)
-UNTOUCHED = ("pc", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el1", "x9", "x10", "x11")
+EXCEPTION = ("esr_el1", "far_el1", "elr_el1", "spsr_el1")
+"""What the guest never changes before its first exception."""
+UNTOUCHED = ("pc", "pstate", *EXCEPTION, "sp_el1", "x9", "x10", "x11")
 
 pytestmark = [
     pytest.mark.kvm_sea_requires("sea-to-user", "ras", "inject-ext-dabt", "pagemap-pfn", "firmware-stage2"),
@@ -81,12 +84,15 @@ def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware)
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_table(vm, kvm_sea_firmware, GVA)
+    before = vcpu.registers(*EXCEPTION)
     sea = run_to_sea(vcpu, broken)
+    assert vcpu.registers(*EXCEPTION) == before
     state = vcpu.registers(*UNTOUCHED)
     assert state["x9"] == GVA
     for _ in range(3):
         assert run_to_sea(vcpu, broken) == sea
         assert vcpu.registers(*UNTOUCHED) == state
+    assert vcpu.get_events().exception.serror_pending == 0
 
 
 def test_repaired_memory_is_as_it_was(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware) -> None:
@@ -109,9 +115,13 @@ def test_two_vcpus_run_into_the_same_table(kvm_sea_vm: VmFactory, kvm_sea_firmwa
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_table(vm, kvm_sea_firmware, GVA)
-    exits = [run_to_sea(vcpu, broken) for vcpu in vm.vcpus]
-    for vcpu, sea in zip(vm.vcpus, exits, strict=True):
-        check_exit(vcpu, sea, broken)
+    # The last one first: what the exit says must not be that of the first vCPU.
+    vcpus = vm.vcpus[::-1]
+    exits = []
+    for vcpu in vcpus:
+        exits.append(run_to_sea(vcpu, broken))
+        check_exit(vcpu, exits[-1], broken)
+    for vcpu, sea in zip(vcpus, exits, strict=True):
         replay(vcpu, sea, "events")
         vcpu.expect_done()
 
@@ -128,6 +138,7 @@ def test_apei_claims(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware) -> None:
     kvm_sea_firmware.record(table, broken.hpa)
     with pytest.raises(pytest.skip.Exception, match=r"^\[apei-claims\] .*BUS_MCEERR_AR"):
         run_to_sea(vcpu, broken)
+    assert vcpu.exit_reason == kvm.Exit.INTR, "the signal ends KVM_RUN, and nothing else does"
 
 
 def test_memory_that_no_guest_has_touched_is_refused(

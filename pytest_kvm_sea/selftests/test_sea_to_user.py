@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 GVA = GuestVA(START_GVA + 0x4B80)
 WALK_GVA = GuestVA(32 << 39 | 32 << 30 | 32 << 21 | 32 << 12)
 """Its descriptors share a granule with no descriptor that the program needs, at any level."""
-UNTOUCHED = ("pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1", "sp_el1", "x9", "x10", "x11")
+EXCEPTION = ("esr_el1", "far_el1", "elr_el1", "spsr_el1")
+"""What the guest never changes before its first exception."""
+UNTOUCHED = ("pstate", *EXCEPTION, "sp_el1", "x9", "x10", "x11")
 needs = pytest.mark.kvm_sea_requires
 INJECT_IABT = needs("inject-ext-iabt")
 ONCE_PER_CORE = pytest.mark.kvm_sea_distinct(
@@ -159,11 +161,14 @@ def test_exit_changes_nothing(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_memory(vm, kvm_sea_einj, GVA)
+    before = vcpu.registers(*EXCEPTION)
     sea = run_to_sea(vcpu, broken)
+    assert vcpu.registers(*EXCEPTION) == before
     state = vcpu.registers("pc", *UNTOUCHED)
     assert state["x9"] == GVA
     assert run_to_sea(vcpu, broken) == sea
     assert vcpu.registers("pc", *UNTOUCHED) == state
+    assert vcpu.get_events().exception.serror_pending == 0
 
 
 @ONCE_PER_EXIT
@@ -196,9 +201,13 @@ def test_two_vcpus_read_the_same_cell(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj)
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_memory(vm, kvm_sea_einj, GVA)
-    exits = [run_to_sea(vcpu, broken) for vcpu in vm.vcpus]
-    for vcpu, sea in zip(vm.vcpus, exits, strict=True):
-        check_exit(vcpu, sea, broken)
+    # The last one first: what the exit says must not be that of the first vCPU.
+    vcpus = vm.vcpus[::-1]
+    exits = []
+    for vcpu in vcpus:
+        exits.append(run_to_sea(vcpu, broken))
+        check_exit(vcpu, exits[-1], broken)
+    for vcpu, sea in zip(vcpus, exits, strict=True):
         replay(vcpu, sea, "events")
         vcpu.expect_done()
 
@@ -246,6 +255,28 @@ def test_capability_off(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, el0: bool) ->
     add_memory(vm, user=el0)
     broken = break_memory(vm, kvm_sea_einj, GVA)
     run_to_done(vcpu, broken)
+
+
+@ONCE_PER_CORE
+@pytest.mark.kvm_sea_requires(*NEEDS)
+def test_capability_of_another_vm(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj) -> None:
+    """Enabled on one VM it is off on all others."""
+    kvm_sea_vm(vcpus=0).enable_sea_to_user()
+    vm = kvm_sea_vm(guests.reader(GVA))
+    add_memory(vm)
+    run_to_done(vm.vcpus[0], break_memory(vm, kvm_sea_einj, GVA))
+
+
+@ONCE_PER_CORE
+def test_capability_is_what_it_says(kvm_sea_vm: VmFactory) -> None:
+    """KVM_ENABLE_CAP takes the capability where KVM_CHECK_EXTENSION reports it, and is EINVAL elsewhere."""
+    vm = kvm_sea_vm(vcpus=0)
+    capability = vm.revision.cap_sea_to_user
+    if vm.check_extension(capability):
+        vm.enable_cap(capability)
+        return
+    with pytest.raises(OSError, match="Invalid argument"):
+        vm.enable_cap(capability)
 
 
 @pytest.mark.kvm_sea_requires("sea-to-user")

@@ -41,6 +41,7 @@ BAD_ADDRESS = 8
 """In the page that no process may map (vm.mmap_min_addr)."""
 OPEN, MASKED = 0x5, 0x5 | PSTATE_A
 """EL1h with SErrors unmasked, and masked."""
+NZCV, PAN = 0xF << 28, 1 << 22
 TOO_WIDE = ISS_MASK + 1
 
 
@@ -283,6 +284,17 @@ def test_a_second_abort_nests(kvm_sea_vm: VmFactory) -> None:
         deliver(vcpu)
         assert State.of(vcpu) == expected
     assert expected.elr_el1 == expected.pc
+
+
+@pytest.mark.parametrize("flags", [NZCV, PAN], ids=["nzcv", "pan"])
+def test_flags_come_through(kvm_sea_vm: VmFactory, flags: int) -> None:
+    """An entry leaves alone what no exception changes, and SPSR_EL1 has it, too."""
+    vcpu = stopped(kvm_sea_vm, MASKED | flags)
+    expected = State.of(vcpu).after_abort(vcpu, vcpu.vm.ucall_address)
+    set_events(vcpu, ext_dabt_pending=1)
+    deliver(vcpu)
+    assert State.of(vcpu) == expected
+    assert expected.pstate & expected.spsr_el1 & flags == flags
 
 
 @pytest.mark.parametrize("pstate", [OPEN, MASKED], ids=["unmasked", "masked"])

@@ -221,6 +221,11 @@ class Vcpu:
             trace.add(Step.EXIT, self.who, result, self.pc)
         return result
 
+    @property
+    def exit_reason(self) -> int:
+        """kvm_run.exit_reason, as the last KVM_RUN left it."""
+        return int(self._run_page.exit_reason)
+
     def answer_mmio(self, data: bytes) -> None:
         """What the load that caused the last MmioExit is to find; at most 8 bytes."""
         for position, byte in enumerate(data):
