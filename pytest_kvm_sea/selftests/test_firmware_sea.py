@@ -7,6 +7,7 @@ emulated processor gives other external aborts of the guest to the guest (docs/f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from pytest_kvm_sea.addresses import GuestPA, GuestVA
 from pytest_kvm_sea.guest.access import ACCESSES
 from pytest_kvm_sea.ras.firmware import FirmwareError
+from pytest_kvm_sea.ras.pagemap import Pagemap
 from pytest_kvm_sea.selftests import guests
 from pytest_kvm_sea.selftests.scenario import (
     DATA,
@@ -30,8 +32,8 @@ from pytest_kvm_sea.vmm.errors import GuestFailure
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.fixtures import VmFactory
+    from pytest_kvm_sea.hosts.contract import Host
     from pytest_kvm_sea.ras.firmware import Firmware
-    from pytest_kvm_sea.ras.pagemap import Pagemap
 
 GVA = GuestVA(START_GVA + 0x4B80)
 EXCEPTION = ("esr_el1", "far_el1", "elr_el1", "spsr_el1")
@@ -127,17 +129,24 @@ def test_two_vcpus_run_into_the_same_table(kvm_sea_vm: VmFactory, kvm_sea_firmwa
 
 
 @pytest.mark.kvm_sea_requires("firmware-ghes")
-def test_apei_claims(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware) -> None:
-    """Where the firmware has a record for APEI, the host's kernel deals with the abort: no exit, SIGBUS, a skip."""
+def test_apei_claims(kvm_sea_vm: VmFactory, kvm_sea_firmware: Firmware, kvm_sea_host: Host) -> None:
+    """Where the firmware has a record for APEI, the host's kernel deals with the abort: no exit, SIGBUS, a skip.
+
+    The record names a page of the VMM that no stage-2 table maps: to take away one that a table does, the kernel walks
+    the table, and nothing makes it wait until the firmware has repaired that.
+    """
     vm = kvm_sea_vm(guests.consumer(ACCESSES["ldr-x"], GVA))
     (vcpu,) = vm.vcpus
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_table(vm, kvm_sea_firmware, GVA)
     (table,) = kvm_sea_firmware.broken
-    kvm_sea_firmware.record(table, broken.hpa)
+    named = kvm_sea_host.map_memory(kvm_sea_host.page_size)
+    named.view[0] = 1
+    told = replace(broken, hva=named.address, hpa=Pagemap(kvm_sea_host).translate(named.address))
+    kvm_sea_firmware.record(table, told.hpa)
     with pytest.raises(pytest.skip.Exception, match=r"^\[apei-claims\] .*BUS_MCEERR_AR"):
-        run_to_sea(vcpu, broken)
+        run_to_sea(vcpu, told)
     assert vcpu.exit_reason == kvm.Exit.INTR, "the signal ends KVM_RUN, and nothing else does"
 
 
