@@ -112,6 +112,8 @@ class Reporting:
                 self._send(str(record.test), lambda sink, record=record: sink.finished(record))  # type: ignore[misc]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._resume is not None and not self._is_planned:  # a run in which no test begins runs none again
+            self._resume.run_again(self._planned)
         self._plan()
         if not self._each:
             self._send(nodeid, lambda sink: sink.started(TestId(nodeid)))
