@@ -40,3 +40,11 @@ def test_no_run_and_the_last_report_stays(pytester: pytest.Pytester, option: str
         (pytester.path / name).write_text("of the last run")
     pytester.runpytest_inprocess(option, *(f"--kvm-sea-{name}={name}" for name in REPORTS))
     assert {(pytester.path / name).read_text() for name in REPORTS} == {"of the last run"}
+
+
+@pytest.mark.parametrize("option", ["json", "trace", "expect"])
+def test_a_name_that_is_too_long(pytester: pytest.Pytester, option: str) -> None:
+    result = pytester.runpytest_inprocess(f"--kvm-sea-{option}={'x' * 300}")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: --kvm-sea-{option}: 'xxx*': cannot be used: File name too long"])
+    result.stderr.no_fnmatch_line("*INTERNALERROR*")
