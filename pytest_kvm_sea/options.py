@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -229,9 +229,17 @@ def _path(given: _Given | None) -> Path | None:
     if value == STDOUT and given.option is KTAP:
         return Path(STDOUT)
     path = given.directory / value
-    if not value or path.is_dir():
+    if not value or _stands(path, Path.is_dir, given):
         given.fail(value, f"not a file; valid: the path of a file, {_USES.get(given.option, 'which is made anew')}")
     return path
+
+
+def _stands(path: Path, what: Callable[[Path], bool], given: _Given) -> bool:
+    """What `Path` says of it; a usage error where it cannot be looked at, as of a name that is too long."""
+    try:
+        return what(path)
+    except OSError as error:
+        given.fail(given.values[0], f"cannot be used: {error.strerror}")
 
 
 def _directory(given: _Given | None) -> Path | None:
@@ -239,7 +247,7 @@ def _directory(given: _Given | None) -> Path | None:
         return None
     (value,) = given.values
     path = given.directory / value
-    if not value or (path.exists() and not path.is_dir()):
+    if not value or (_stands(path, Path.exists, given) and not path.is_dir()):
         given.fail(value, "not a directory; valid: the path of a directory, which is made if it is not there")
     return path
 

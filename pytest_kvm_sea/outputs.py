@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from pytest_kvm_sea.command_line import JSON, KCIDB, KTAP, REPORT, STDOUT, Option
+from pytest_kvm_sea.command_line import EXPECT, EXPECT_WRITE, JSON, KCIDB, KTAP, REPORT, STDOUT, Option
 from pytest_kvm_sea.options import Settings, settings
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Output:
 def make_outputs(config: pytest.Config, found: Resume | None = None) -> list[Output]:
     """What is to be written. Raises pytest.UsageError for a file that cannot be."""
     chosen = settings(config)
+    _check_distinct(chosen)
     outputs: list[Output] = []
     for option, path, make in _writers(chosen):
         if path is None:
@@ -103,6 +104,20 @@ def _page(path: Path, _config: pytest.Config, _found: Resume | None) -> Sink:
 
 
 _Make: TypeAlias = "Callable[[Path, pytest.Config, Resume | None], Sink]"
+
+
+def _check_distinct(chosen: Settings) -> None:
+    """One file of two options would be torn, or the expectations lost. Devices and pipes are nobody's."""
+    files = [(option, path) for option, path, _ in _writers(chosen)]
+    taken: dict[str, Option] = {}
+    for option, path in [(EXPECT, chosen.expect), (EXPECT_WRITE, chosen.expect_write), *files]:
+        if path is None or str(path) == STDOUT or (path.exists() and not path.is_file()):
+            continue
+        first = taken.setdefault(os.path.realpath(path), option)
+        if first is not option:
+            raise pytest.UsageError(
+                f"{option.flag}: {path}: {first.flag} names the same file; valid: a file of its own for each"
+            )
 
 
 def _writers(chosen: Settings) -> list[tuple[Option, Path | None, _Make]]:

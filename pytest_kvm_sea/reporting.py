@@ -39,6 +39,8 @@ REPORTING = "kvm-sea-reporting"
 PAYLOAD = "kvm_sea"
 """The attribute of a report that the plugin hangs what it knows of a test on; JSON, so that it leaves a worker."""
 _SECTIONS = ("Captured stdout", "Captured stderr", "Captured log")
+_NO_RUN = ("collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test")
+"""What pytest does in place of a run."""
 _WHEN = {"setup": "setup", "call": "call", "teardown": "teardown"}
 
 
@@ -112,6 +114,8 @@ class Reporting:
                 self._send(str(record.test), lambda sink, record=record: sink.finished(record))  # type: ignore[misc]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._resume is not None and not self._is_planned:  # a run in which no test begins runs none again
+            self._resume.run_again(self._planned)
         self._plan()
         if not self._each:
             self._send(nodeid, lambda sink: sink.started(TestId(nodeid)))
@@ -281,8 +285,8 @@ def configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         resume.configure_worker(config, config.workerinput)
         return
-    if config.getoption("collectonly"):
-        return  # no run, and none that a file should end with
+    if any(config.getoption(name, None) for name in _NO_RUN):
+        return  # none that a file should end with, or lose its last one for
     found = resume.find(config, lambda: run_start(config))
     outputs = make_outputs(config, found)
     if found is not None:

@@ -72,6 +72,11 @@ class Resume(Deselection):
             terminalreporter.write_line(f"{record.outcome.value.upper()} {record.test} - {record.message}", red=True)
         terminalreporter.write_line(f"kvm-sea: {self._summary()}")
 
+    def run_again(self, now: Sequence[TestId]) -> None:
+        """Forget results of what this part runs once more: the gate's promises, for the machine may have lost some."""
+        again = {TestId(clean(test.nodeid)) for test in now}
+        self.records = [record for record in self.records if record.test not in again]
+
     def planned(
         self, now: Sequence[TestId], errors: Sequence[CollectionError]
     ) -> tuple[tuple[TestId, ...], tuple[CollectionError, ...]]:
@@ -83,7 +88,12 @@ class Resume(Deselection):
     def end(self, run: RunEnd, now: Sequence[TestId], errors: Sequence[CollectionError]) -> RunEnd:
         """How the whole run ended, where its last part ended so; that had ``now`` to run."""
         if self.earlier.is_over and self.earlier.end is not None:
-            return replace(self.earlier.end, findings=run.findings)
+            now_bad = run.exit_status == pytest.ExitCode.TESTS_FAILED  # the gate says so
+            return replace(
+                self.earlier.end,
+                exit_status=int(pytest.ExitCode.TESTS_FAILED) if now_bad else self.earlier.end.exit_status,
+                findings=run.findings or self.earlier.end.findings,
+            )
         if run.stopped or run.exit_status not in _COMPLETE:
             return run
         gone = [] if errors else self._gone(now)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -53,9 +53,15 @@ def targets(config: pytest.Config) -> tuple[Target, ...]:
 
 def properties_of(nodeid: str, by_id: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
     """What a test ran on, by its name, for one that can say nothing any more; empty for tests that are not ours."""
+    target = target_id(nodeid, by_id)
+    return by_id[target] if target is not None else {}
+
+
+def target_id(nodeid: str, ids: Iterable[str]) -> str | None:
+    """The id of the target that a test's name starts with; None for tests that are not ours."""
     name = nodeid.partition("[")[2]
-    found = [target for target in by_id if name.startswith((f"{target}-", f"{target}]"))]
-    return by_id[max(found, key=len)] if found else {}
+    found = [target for target in ids if name.startswith((f"{target}-", f"{target}]"))]
+    return max(found, key=len, default=None)
 
 
 def _choose(given: Settings) -> tuple[Target, ...]:

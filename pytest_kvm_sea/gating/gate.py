@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from pytest_kvm_sea.gating.narrow import is_narrowed
 from pytest_kvm_sea.gating.promises import PromiseItem, make_promises
 from pytest_kvm_sea.gating.reports import fail, reason_of_skip
 from pytest_kvm_sea.providers import probe_host
-from pytest_kvm_sea.targets import Target, targets
+from pytest_kvm_sea.reports.record import Outcome, Record
+from pytest_kvm_sea.targets import Target, target_id, targets
 
 _KNOWN: pytest.StashKey[Known] = pytest.StashKey()
 _CALLING: pytest.StashKey[bool] = pytest.StashKey()
@@ -47,6 +48,32 @@ class Gate:
         self._tally.ran = len(self._ran)
         self._tally.unused = [self._rules.place(skip) for skip in self._rules.given.skips if skip not in self._used]
         return self._tally
+
+    def judge_earlier(self, records: Iterable[Record]) -> None:
+        """Count and judge what an earlier part of the run has left, which may have had no gate, as if it ran here."""
+        ids = [target.id for target in targets(self._config)]
+        by_id = {target.id: target for target in targets(self._config)}
+        for record in records:
+            if record.test.file != self._path.name:  # a promise
+                self._judge_record(record, by_id.get(target_id(record.test.nodeid, ids) or ""))
+
+    def _judge_record(self, record: Record, target: Target | None) -> None:
+        nodeid, name = record.test.nodeid, target.id if target else None
+        if record.outcome is Outcome.SKIP:
+            problem = self._judge_skip(record.reason, nodeid, name)
+        else:
+            # With an error in its tear-down it has run as well.
+            if record.phase in ("call", "teardown"):
+                self._ran.add(nodeid)
+            problem = self._judge_end(record, self._rules.known(nodeid, name, self._release(target)))
+        if problem:
+            self._tally.findings.append(f"{nodeid}: {problem}")
+
+    def _judge_end(self, record: Record, known: Known | None) -> str:
+        if known is not None and not self._config.getoption("runxfail"):
+            self._tally.known += record.outcome is Outcome.XFAIL
+            return judge_pass(self._rules, known) if record.outcome in (Outcome.PASS, Outcome.XPASS) else ""
+        return UNEXPECTED if record.outcome is Outcome.XPASS else ""
 
     # Collection
 
@@ -132,7 +159,8 @@ class Gate:
         if known is not None and not self._config.getoption("runxfail"):
             self._judge_known(item, call, report, known, subtest=subtest)
         elif report.passed and hasattr(report, "wasxfail"):
-            fail(report, f"{UNEXPECTED}\nthe mark's reason: {report.wasxfail}")
+            reason = f"\nthe mark's reason: {report.wasxfail}" if report.wasxfail else ""
+            fail(report, UNEXPECTED + reason)
 
     def _judge_known(
         self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport, known: Known, *, subtest: bool

@@ -16,6 +16,8 @@ from pytest_kvm_sea.gating.gate import Gate
 from pytest_kvm_sea.gating.recorder import Recorder
 from pytest_kvm_sea.gating.worker import PAYLOAD
 from pytest_kvm_sea.requirements import REQUIREMENTS
+from pytest_kvm_sea.resume import NAME as RESUME
+from pytest_kvm_sea.resume import Resume
 
 GATING = "kvm-sea-gating"
 """The name of the plugin; `plugin` has it too, and must not import this module."""
@@ -54,6 +56,8 @@ class Referee:
         self._new = new
         self._tallies: dict[str, Tally] = {}
         self._seen = Seen()
+        self._earlier: list[Tally] = []
+        """Beside those of workers."""
         self._lost: list[str] = []
         self._ungated = list(ungated)
         self._verdict: Verdict | None = None
@@ -96,15 +100,23 @@ class Referee:
                 self._seen = self._runner.seen()
             self._write_first()
         elif self._runner is not None or self._tallies:
+            self._hear_earlier()
             self._verdict = judge_run(self._by_machine(alone=alone), self._lost, self._ungated)
         if self.findings or self._problem:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _hear_earlier(self) -> None:
+        """A run that was resumed is one run: what ran in its first part counts, and is judged."""
+        resume = self._config.pluginmanager.getplugin(RESUME)
+        if isinstance(resume, Resume) and isinstance(self._runner, Gate):
+            self._runner.judge_earlier(resume.records)
+            self._earlier = [self._runner.tally()]
 
     def _by_machine(self, *, alone: bool) -> dict[str, Tally]:
         if self._config.getoption("dist", "no") == "each" and not alone:
             return dict(sorted(self._tallies.items()))
         if self._tallies:
-            return {"": add(self._tallies.values())}
+            return {"": add([*self._tallies.values(), *self._earlier])}
         return {"": self._runner.tally()} if isinstance(self._runner, Gate) else {}
 
     def _write_first(self) -> None:

@@ -101,7 +101,7 @@ def header(tally: Tally, end: RunEnd) -> Markup:
     start = tally.start
     text, good = verdict(tally, end)
     simulated = element("p", element("b", SIMULATED), class_="simulated") if start.host == "sim" else ""
-    findings = element("ul", *(element("li", word(finding)) for finding in end.findings), class_="findings")
+    findings = element("ul", *map(_finding, end.findings), class_="findings")
     return element(
         "header",
         element("h1", "Memory errors in arm64 KVM guests"),
@@ -110,6 +110,11 @@ def header(tally: Tally, end: RunEnd) -> Markup:
         findings if end.findings else "",
         facts(_run(tally, end)),
     )
+
+
+def _finding(text: str) -> Markup:
+    """What is wrong, and below it what to do."""
+    return element("li", "\n".join(map(word, text.split("\n"))))
 
 
 def _word(outcome: Outcome, number: int) -> str:

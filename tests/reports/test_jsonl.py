@@ -149,6 +149,12 @@ def test_a_crash_at_any_byte_loses_no_whole_line(tmp_path: Path) -> None:
         assert run.is_over == (size == len(data))
 
 
+def test_a_test_that_ran_again_has_its_last_result(tmp_path: Path) -> None:
+    path = write(tmp_path / "log", Record(A, Outcome.PASS), end=None)
+    write(path, Record(A, Outcome.FAIL), Record(B, Outcome.PASS), earlier=whole(path))
+    assert {record.test: record.outcome for record in whole(path).records} == {A: Outcome.FAIL, B: Outcome.PASS}
+
+
 @pytest.mark.parametrize("tail", [b'{"event":"resu', b"\0" * 4096, b"\0" * 8 + b"\n", b"[1]\n", b"\xff\xfe"])
 def test_a_torn_tail_is_cut_when_the_file_is_gone_on_with(tmp_path: Path, tail: bytes) -> None:
     path = write(tmp_path / "log", Record(A, Outcome.PASS), end=None)
@@ -156,10 +162,11 @@ def test_a_torn_tail_is_cut_when_the_file_is_gone_on_with(tmp_path: Path, tail: 
     path.write_bytes(before + tail)
     earlier = whole(path)
     assert earlier.size == len(before)
-    write(path, Record(A, Outcome.FAIL), Record(B, Outcome.PASS), earlier=earlier)
+    write(path, *earlier.records, Record(B, Outcome.PASS), earlier=earlier)
     assert path.read_bytes().startswith(before + b'{"event":"resume"')
     run = whole(path)
     # What the file has is not repeated.
+    assert path.read_bytes().count(b'"event":"result"') == 2
     assert [(record.test, record.outcome) for record in run.records] == [(A, Outcome.PASS), (B, Outcome.PASS)]
     assert run.end == END
 

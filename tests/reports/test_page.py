@@ -220,7 +220,11 @@ def test_tests_are_grouped_and_counted(tmp_path: Path) -> None:
         ([], RunEnd(1_760_000_001.0, 5), "✗ Nothing was tested: no test ran"),
         ([record(Outcome.SKIP, told=False)], GOOD, "✗ Nothing was tested: all 1 tests were skipped"),
         ([record(Outcome.PASS)], GOOD, "✓ No test of 1 failed"),
-        ([record(Outcome.PASS)], RunEnd(0.0, 1, findings=("[gate] no",)), "✗ No test failed, but not all is well"),
+        (
+            [record(Outcome.PASS)],
+            RunEnd(0.0, 1, findings=("[gate] no\n  - {line: 2}",)),
+            "✗ No test failed, but not all is well",
+        ),
         (
             [record(Outcome.FAIL)],
             RunEnd(1_760_000_001.0, 2, "interrupted from the keyboard", broken=True),
