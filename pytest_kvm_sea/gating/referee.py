@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -15,6 +15,7 @@ from pytest_kvm_sea.gate.verdict import Tally, Verdict, add, judge_run
 from pytest_kvm_sea.gating.gate import Gate
 from pytest_kvm_sea.gating.recorder import Recorder
 from pytest_kvm_sea.gating.worker import PAYLOAD
+from pytest_kvm_sea.reports.record import GATE
 from pytest_kvm_sea.requirements import REQUIREMENTS
 from pytest_kvm_sea.resume import NAME as RESUME
 from pytest_kvm_sea.resume import Resume
@@ -90,6 +91,7 @@ class Referee:
 
     # The end
 
+    @pytest.hookimpl(tryfirst=True)  # before pytest writes its JUnit XML
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         # A gate of this process has run nothing where there are workers.
         alone = not self._config.pluginmanager.hasplugin("dsession")
@@ -104,6 +106,22 @@ class Referee:
             self._verdict = judge_run(self._by_machine(alone=alone), self._lost, self._ungated)
         if self.findings or self._problem:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.findings:
+            self._tell_junit()
+
+    def _tell_junit(self) -> None:
+        """What is said of the run as a whole, as a test of its own: whoever reads the XML alone must not see green."""
+        text = "\n".join(self.findings)
+        phases: tuple[tuple[Literal["call", "teardown"], Literal["passed", "failed"], str | None], ...] = (
+            ("call", "failed", text),
+            ("teardown", "passed", None),
+        )
+        for plugin in self._config.pluginmanager.get_plugins():
+            if hasattr(type(plugin), "add_global_property"):  # pytest's writer of JUnit XML; there is no public way
+                for when, outcome, longrepr in phases:
+                    plugin.pytest_runtest_logreport(
+                        pytest.TestReport(GATE, (GATE, None, GATE), {}, outcome, longrepr, when)
+                    )
 
     def _hear_earlier(self) -> None:
         """A run that was resumed is one run: what ran in its first part counts, and is judged."""

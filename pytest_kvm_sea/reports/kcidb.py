@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_kvm_sea.reports.files import WholeFile
 from pytest_kvm_sea.reports.kcidb_path import paths_of
-from pytest_kvm_sea.reports.record import CollectionError, Outcome, Record, RunEnd, RunStart, TestId
+from pytest_kvm_sea.reports.record import GATE, CollectionError, Outcome, Record, RunEnd, RunStart, TestId
 
 VERSION = {"major": 5, "minor": 3}
 SIMULATED_BUILD = "kvm-sea-simulated"
@@ -39,7 +39,7 @@ _STATUS = {
     Outcome.ERROR: "ERROR",
     Outcome.SKIP: "SKIP",
 }
-_TARGET = re.compile(r"::[^\[]*\[(?:(sim)-|(linux)-(?:mainline|series-v1)[-\]])")
+_TARGET = re.compile(r"::[^\[]*\[(?:(sim)-|(linux)-(?:mainline|series-v1|follow-up)[-\]])")
 """The id of a test of ours says first what it runs on."""
 _LISTS = ("capabilities", "firmware_tables")
 SEPARATOR = ", "
@@ -123,6 +123,7 @@ class KcidbSink:
             *((record.test, _result(record)) for record in self._records if _host(record.test, record.properties)),
             *((test, _not_run(test, run)) for test in missing if _host(test, {})),
             *((TestId(error.nodeid), _not_collected(error, self._host)) for error in self._errors),
+            *([(TestId(GATE), _gate(run.findings, self._host))] if run.findings else ()),
         ]
 
     def _problem(self, real: Sequence[Mapping[str, Any]]) -> str:
@@ -194,6 +195,14 @@ def _not_collected(error: CollectionError, host: str) -> dict[str, Any]:
     if error.detail:
         fields["log_excerpt"] = _cut(error.detail)
     return fields
+
+
+def _gate(findings: Sequence[str], host: str) -> dict[str, Any]:
+    """What the gate says of the run as a whole, which is no test's result."""
+    text = "\n".join(findings)
+    misc = {"outcome": Outcome.FAIL.value, "node_id": GATE, "reason": findings[0]}
+    environment = _environment({"kvm_sea_host": host}, "")
+    return {"status": "FAIL", "environment": environment, "misc": misc, "log_excerpt": _cut(text)}
 
 
 def _missing(misc: dict[str, Any], comment: str, environment: dict[str, Any]) -> dict[str, Any]:

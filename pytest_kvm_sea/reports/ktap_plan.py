@@ -10,10 +10,7 @@ from typing import TypeAlias
 
 from pytest_kvm_sea.reports import ktap_text
 from pytest_kvm_sea.reports.ktap_names import Names, dotted, slug
-from pytest_kvm_sea.reports.record import CollectionError, TestId
-
-GATE = "kvm-sea-expect"
-"""The line for what the gate says of the run as a whole."""
+from pytest_kvm_sea.reports.record import GATE, CollectionError, TestId
 
 FileName: TypeAlias = Callable[[str], str]
 

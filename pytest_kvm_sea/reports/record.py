@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+GATE = "kvm-sea-expect"
+"""The name under which reports tell what the gate says of the run as a whole (`RunEnd.findings`)."""
+
 
 class Outcome(enum.Enum):
     """How a test ended. The value is the word in reports of our own formats."""
