@@ -189,8 +189,10 @@ def test_a_lock_that_cannot_be_used_is_an_error_and_no_lack_of_pages(
 
 CONFTEST = """
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
+import pytest
 from pytest_kvm_sea import providers
 from pytest_kvm_sea.platforms.model import Hugepages
 from pytest_kvm_sea.ras import journal, lock
@@ -200,6 +202,16 @@ HERE = Path(__file__).parent
 os.geteuid = lambda: 0
 lock.DIRECTORY = journal.SYSTEM_STATE = HERE
 providers.make_host = lambda target: Server(replace(BASE, hugepages=Hugepages(4, 0)), tree=HERE / "tree")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    # All three processes that run tests begin together, however busy the machine is.
+    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses"):
+        (HERE / f"ready-{os.getpid()}").touch()
+        end = time.monotonic() + 60
+        while len(list(HERE.glob("ready-*"))) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.005)
 """
 STAMPS = """
 import os
