@@ -220,7 +220,8 @@ def check_exit(vcpu: Vcpu, sea: SeaExit, broken: Broken, *, write: bool = False,
     shown = sea.esr & _ABORT_FIELDS & ~_HARDWARE_DEPENDENT
     assert shown == expected, f"esr {sea.esr:#x}: expected {expected:#x}"
     # KVM translates FAR_EL2 for it, which an abort on a walk does not allow. Where it fails it enters the guest again.
-    assert sea.gpa_valid == (sea.far_valid and not walk), f"GPA_VALID, and what it depends on: {sea}"
+    has_gpa = sea.far_valid and not walk
+    assert sea.gpa_valid == has_gpa, f"GPA_VALID should be {int(has_gpa)}: {sea}"
     check_addresses(vcpu, sea, broken)
 
 

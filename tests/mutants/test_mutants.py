@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kvm_sea.mutants.change import Edit
 from pytest_kvm_sea.mutants.mutant import Mutant, unmatched
 from pytest_kvm_sea.mutants.report import BEGIN, END
 from pytest_kvm_sea.mutants.runner import FAILED, Plan, run
@@ -60,6 +61,16 @@ def test_every_mutant_is_in_the_documentation() -> None:
     assert [row.split("|")[1:4] for row in rows] == [cells(mutant) for mutant in MUTANTS.values()]
     assert not re.search(r"\*\*[A-Z]+\*\*", table)
     assert re.findall("^## (.*)$", table, re.MULTILINE) == list(AREAS)
+
+
+def test_the_example_of_the_documentation_is_one_of_them() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    name = re.findall(r'"([a-z0-9-]+)",', example)[0]
+    mutant = MUTANTS[name]
+    (edit,) = mutant.changes
+    assert isinstance(edit, Edit)
+    for text in (mutant.bug, edit.where, edit.old, edit.new, *mutant.killers, *mutant.platforms, *mutant.defects):
+        assert f'"{text}"' in example
 
 
 def cells(mutant: Mutant) -> list[str]:

@@ -356,8 +356,8 @@ def test_a_signal_ends_run_with_eintr(guest: Guest) -> None:
 
 def test_a_vcpu_that_is_off_waits(guest: Guest) -> None:
     guest.vcpu.ioctl(kvm.KVM_ARM_VCPU_INIT, VcpuInit(5, (1 << kvm.KVM_ARM_VCPU_POWER_OFF,)))
-    threading.Timer(0.02, guest.host.interrupt, (threading.get_ident(),)).start()
     started = time.monotonic()
+    threading.Timer(0.02, guest.host.interrupt, (threading.get_ident(),)).start()
     assert failing(guest.vcpu, kvm.KVM_RUN) == errno.EINTR
     assert time.monotonic() - started >= 0.015
     assert get_reg(guest, CORE_IDS["pc"]) == 0
