@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvm_sea import command_line
+from pytest_kvm_sea import command_line, plain_imports
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.gating.referee import Referee
@@ -63,6 +63,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, in
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    plain_imports.install()
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
     if command_line.given(config):
@@ -241,19 +242,11 @@ def _result(outcome: str, report: object, *, each: bool) -> Result | None:
     properties = dict(report.user_properties)
     if "kvm_sea_host" not in properties:
         return None
+    from pytest_kvm_sea import reasons
     from pytest_kvm_sea.reports.summary import Result
 
     platform = properties["kvm_sea_platform"] or properties["kvm_sea_host"]
     test = report.nodeid
     if each and hasattr(report, "node"):
         test, platform = f"{report.node.gateway.id}: {test}", f"{platform} on {report.node.gateway.id}"
-    return Result(test, outcome, _reason(report), str(platform))
-
-
-def _reason(report: pytest.TestReport) -> str:
-    expected: str | None = getattr(report, "wasxfail", None)
-    if expected is not None:
-        return expected.removeprefix("reason: ")
-    if isinstance(report.longrepr, tuple):  # a skip: file, line, text
-        return str(report.longrepr[2]).removeprefix("Skipped: ")
-    return ""
+    return Result(test, outcome, reasons.of(report), str(platform))

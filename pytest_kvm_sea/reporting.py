@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kvm_sea import resume
+from pytest_kvm_sea import reasons, resume
 from pytest_kvm_sea.command_line import each_host
 from pytest_kvm_sea.options import settings
 from pytest_kvm_sea.outputs import Output, make_outputs
@@ -192,7 +192,7 @@ def make_record(test: TestId, phases: Sequence[pytest.TestReport], subtests: Seq
         test,
         outcome,
         phase=_WHEN.get(str(decisive.when), "crash"),
-        reason=reason(decisive),
+        reason=reasons.of(decisive),
         message="; ".join(filter(None, map(_message, bad))),
         detail="\n".join(phase.longreprtext for phase in bad),
         output=sections,
@@ -234,7 +234,7 @@ def _subtest(report: Any) -> Subtest:
     parts = [str(context.msg)] if context.msg is not None else []
     parts += [f"{name}={_unquoted(str(value))}" for name, value in (context.kwargs or {}).items()]
     outcome = Outcome.FAIL if report.failed else _mild(report) if report.skipped else Outcome.PASS
-    return Subtest(" ".join(parts) or "subtest", outcome, reason(report), _message(report) if report.failed else "")
+    return Subtest(" ".join(parts) or "subtest", outcome, reasons.of(report), _message(report) if report.failed else "")
 
 
 def _unquoted(value: str) -> str:
@@ -245,16 +245,6 @@ def _unquoted(value: str) -> str:
         except (SyntaxError, ValueError):  # cut short by pytest, or not all of it a literal
             break
     return value
-
-
-def reason(report: pytest.TestReport) -> str:
-    """Why a test was skipped, or failed as expected; without pytest's prefixes."""
-    expected: str | None = getattr(report, "wasxfail", None)
-    if expected is not None:
-        return expected.removeprefix("reason: ")
-    if isinstance(report.longrepr, tuple):  # a skip: file, line, text
-        return str(report.longrepr[2]).removeprefix("Skipped: ")
-    return ""
 
 
 def _message(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -29,6 +29,7 @@ ORDER = (
     "outputs",
     "standard_output",
     "file_names",
+    "reasons",
     "resume",
     "properties",
     "injection",
@@ -36,6 +37,7 @@ ORDER = (
     "targets",
     "options",
     "command_line",
+    "plain_imports",
     "requirements",
     "probes",
     "agreement",
@@ -172,6 +174,7 @@ def test_an_unrelated_run_loads_nothing_heavy() -> None:
         "plugin",
         "command_line",
         "fixtures",
+        "plain_imports",
     }
 
 

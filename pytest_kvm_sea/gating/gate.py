@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kvm_sea import reasons
 from pytest_kvm_sea.collection import target_of
 from pytest_kvm_sea.gate.model import Known, Skip
 from pytest_kvm_sea.gate.rules import Rules
 from pytest_kvm_sea.gate.verdict import Tally, judge_pass, judge_skip, known_reason
 from pytest_kvm_sea.gating.narrow import is_narrowed
 from pytest_kvm_sea.gating.promises import PromiseItem, make_promises
-from pytest_kvm_sea.gating.reports import fail, reason_of_skip
+from pytest_kvm_sea.gating.reports import fail
 from pytest_kvm_sea.providers import probe_host
 from pytest_kvm_sea.reports.record import Outcome, Record
 from pytest_kvm_sea.targets import Target, target_id, targets
@@ -81,7 +82,7 @@ class Gate:
         """A file that is skipped as a whole has no test that could tell."""
         if report.skipped:
             self._skipped_files.append(report.nodeid)
-            problem = self._judge_skip(reason_of_skip(report), report.nodeid, None)
+            problem = self._judge_skip(reasons.of_skip(report), report.nodeid, None)
             if problem:
                 self._tally.findings.append(f"{report.nodeid}: {problem}")
 
@@ -137,7 +138,7 @@ class Gate:
             self._tally.promises += report.when == "call"
         elif report.skipped and not hasattr(report, "wasxfail"):
             target = target_of(item)
-            problem = self._judge_skip(reason_of_skip(report), item.nodeid, target.id if target else None)
+            problem = self._judge_skip(reasons.of_skip(report), item.nodeid, target.id if target else None)
             if problem:
                 fail(report, problem)
         elif report.when == "call":

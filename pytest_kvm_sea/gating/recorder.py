@@ -7,10 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_kvm_sea import requirements
+from pytest_kvm_sea import reasons, requirements
 from pytest_kvm_sea.collection import target_of
 from pytest_kvm_sea.gate.first import Failed, Seen, Skipped
-from pytest_kvm_sea.gating.reports import reason_of_skip
 from pytest_kvm_sea.providers import probe_host
 from pytest_kvm_sea.targets import Target
 
@@ -34,7 +33,7 @@ class Recorder:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped:
-            self._seen.skipped.append(Skipped(report.nodeid, reason_of_skip(report), None))
+            self._seen.skipped.append(Skipped(report.nodeid, reasons.of_skip(report), None))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -44,7 +43,7 @@ class Recorder:
             self._targets[target.id] = target
         if report.skipped and not hasattr(report, "wasxfail"):
             self._seen.skipped.append(
-                Skipped(item.nodeid, reason_of_skip(report), target.id if target is not None else None)
+                Skipped(item.nodeid, reasons.of_skip(report), target.id if target is not None else None)
             )
         elif report.when == "call":
             self._ran.add(item.nodeid)

@@ -1,16 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a report of pytest is read, and made a failure."""
+"""How a report of pytest is made a failure."""
 
 from __future__ import annotations
 
 import pytest
-
-
-def reason_of_skip(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Why something was skipped, without pytest's prefix."""
-    if isinstance(report.longrepr, tuple):  # file, line, text
-        return str(report.longrepr[2]).removeprefix("Skipped: ")
-    return report.longreprtext
 
 
 def fail(report: pytest.TestReport, text: str) -> None:
