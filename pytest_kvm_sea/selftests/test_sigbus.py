@@ -39,6 +39,7 @@ def take_offline(vm: Vm, hva: HostVA) -> None:
         pytest.skip("[memory-failure] the kernel has no MADV_HWPOISON; one with CONFIG_MEMORY_FAILURE")
 
 
+@pytest.mark.kvm_sea_distinct("kernel.page_size", "kernel.uapi")
 @pytest.mark.kvm_sea_requires("root", "pagemap-pfn")
 @pytest.mark.parametrize("capability", [False, True], ids=["off", "on"])
 @pytest.mark.parametrize("kind", ["ldr-x", "str-x", "fetch"])

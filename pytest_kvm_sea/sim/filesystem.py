@@ -11,10 +11,11 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.platforms.model import Lockdown
@@ -39,6 +40,7 @@ KVM = "/dev/kvm"
 _SYSFS = ("/sys/devices/", "/sys/firmware/")
 _OTHERS = ("kvm", "memblock", "ras")
 """What is in every debugfs, so that it does not look as if it were not mounted."""
+_DIRECTORIES_ON_DISK = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
 _WANTED = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 
 
@@ -60,6 +62,20 @@ def _parents(path: str) -> frozenset[str]:
     return frozenset(map(str, PurePosixPath(path).parents))
 
 
+@cache
+def _is_on_disk(path: str) -> bool:
+    return any(path == mount or path.startswith(mount + "/") for mount in (DEBUGFS, ACPI_TABLES))
+
+
+@lru_cache(maxsize=64)
+def _files_on_disk(platform: Platform, firmware_start: int) -> Mapping[str, Entry]:
+    """debugfs and the ACPI tables as they are at boot; every host of a platform has the same."""
+    files = einj_layout.files(platform)
+    if platform.firmware.einj.table:
+        files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, einj_table(platform.firmware.einj, firmware_start))
+    return MappingProxyType(files)
+
+
 class Filesystem:
     """What one process of the simulated host sees."""
 
@@ -78,24 +94,20 @@ class Filesystem:
         With ``shared`` others use the same directory at the same time, so everything is read and written there.
         """
         self._platform = platform
+        self._process = process
+        self._physical = physical
+        self._firmware = firmware
         self._root = platform.process.root
-        self._nodes: dict[str, Node] = {}
-        self._directories = {"/", ACPI_TABLES, DEBUGFS}
-        files = einj_layout.files(platform)
-        if platform.firmware.einj.table:
-            table = einj_table(platform.firmware.einj, physical.map.firmware.start)
-            files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, table)
-        directories = {DEBUGFS: 0o700, ACPI_TABLES: 0o755} | {f"{DEBUGFS}/{name}": 0o755 for name in _OTHERS}
-        self.tree = Tree(tree_root, files, directories) if shared else LazyTree(tree_root, files, directories)
+        self._registered: dict[str, Node] = {}
+        tree = Tree if shared else LazyTree
+        self.tree = tree(tree_root, _files_on_disk(platform, physical.map.firmware.start), _DIRECTORIES_ON_DISK)
         self._driver = Driver(platform, physical, firmware, self.tree)
-        self._register_memory_files(process, physical)
-        self._register_failure_files(firmware.failure)
 
     def register(self, path: str, opener: Callable[[int], File], *, mode: int = 0o666, denied: int = 0) -> None:
         """Put a file at an absolute path; ``opener`` gets the flags of open(2). ``denied``: errno of every attempt."""
         if path == KVM and not self._platform.process.kvm:
             denied = errno.EACCES
-        self._add(path, Node(opener, mode, denied=denied))
+        self._registered[path] = Node(opener, mode, denied=denied)
 
     # System calls
 
@@ -135,7 +147,7 @@ class Filesystem:
         self._check(mode, os.R_OK, node, path)
         prefix = path.rstrip("/") + "/"
         names = {each[len(prefix) :].partition("/")[0] for each in self._all_paths() if each.startswith(prefix)}
-        if self._is_on_disk(path):
+        if _is_on_disk(path):
             names.update(self.tree.names(path))
         return sorted(names - {""})
 
@@ -147,12 +159,12 @@ class Filesystem:
             fail(errno.ENOENT, path)
         if path.startswith(DEBUGFS + "/") and not self._root:
             fail(errno.EACCES, path)  # debugfs itself is 0700
-        node = self._nodes.get(path)
-        if node is not None:
-            return stat.S_IFREG | node.mode, node
-        mode = self.tree.mode(path) if self._is_on_disk(path) else None
+        mode = self.tree.mode(path) if _is_on_disk(path) else None
         if mode is not None:
             return mode, None
+        node = self._registered.get(path) or self._own.get(path)
+        if node is not None:
+            return stat.S_IFREG | node.mode, node
         if path in self._directories:
             return stat.S_IFDIR | 0o755, None
         parent = posixpath.dirname(path)
@@ -160,12 +172,22 @@ class Filesystem:
         code = errno.ENOENT if stat.S_ISDIR(mode) else errno.ENOTDIR
         raise OSError(code, os.strerror(code), path)
 
-    @staticmethod
-    def _is_on_disk(path: str) -> bool:
-        return any(path == mount or path.startswith(mount + "/") for mount in (DEBUGFS, ACPI_TABLES))
+    @cached_property
+    def _own(self) -> dict[str, Node]:
+        """The files that are there without `register`; made when first needed, because few tests look at any."""
+        found: dict[str, Node] = {}
+        self._add_memory_files(found, self._process, self._physical)
+        self._add_failure_files(found, self._firmware.failure)
+        return found
+
+    @property
+    def _directories(self) -> frozenset[str]:
+        """All that are not on disk."""
+        files = (*self._registered, *self._own)
+        return frozenset((ACPI_TABLES, DEBUGFS)).union(*map(_parents, (*files, DEBUGFS, ACPI_TABLES)))
 
     def _all_paths(self) -> set[str]:
-        return self._directories | set(self._nodes)
+        return {*self._directories, *self._registered, *self._own}
 
     def _check(self, mode: int, wanted: int, node: Node | None, path: str) -> None:
         """Permission bits; root passes all but execution."""
@@ -194,47 +216,30 @@ class Filesystem:
 
     # What is there
 
-    def _add(self, path: str, node: Node) -> None:
-        self._nodes[path] = node
-        self._directories |= _parents(path)
-
-    def _text(self, path: str, content: Callable[[], bytes], mode: int = 0o444) -> None:
-        self._add(path, Node(lambda flags: TextFile(path, flags, content), mode))
-
-    def _register_memory_files(self, process: Process, physical: PhysicalMemory) -> None:
+    def _add_memory_files(self, found: dict[str, Node], process: Process, physical: PhysicalMemory) -> None:
         kernel = self._platform.kernel
         root = self._root
         pagemap, kpageflags = "/proc/self/pagemap", "/proc/kpageflags"
 
-        self._add(
-            pagemap,
-            Node(lambda flags: procfs.PagemapFile(pagemap, flags, process, show_pfn=root), 0o400, owned=True),
+        found[pagemap] = Node(
+            lambda flags: procfs.PagemapFile(pagemap, flags, process, show_pfn=root), 0o400, owned=True
         )
-        self._add(kpageflags, Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400))
-        self._text("/proc/meminfo", lambda: procfs.meminfo(physical))
+        found[kpageflags] = Node(lambda flags: procfs.KpageflagsFile(kpageflags, flags, process), 0o400)
+        found[kernel_log.PATH] = Node(lambda flags: kernel_log.KmsgFile(flags, physical.log, permitted=root), 0o644)
+        _add_text(found, "/proc/meminfo", lambda: procfs.meminfo(physical))
         for size in (2 << 20, 1 << 30):
             if physical.pool_size(size):
-                self._register_pool(physical, size)
-        self._text("/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
-        self._add(
-            kernel_log.PATH,
-            Node(lambda flags: kernel_log.KmsgFile(flags, physical.log, permitted=root), 0o644),
-        )
-        self._text("/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
-        self._text("/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
-        self._text("/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
-        self._directories |= _parents(DEBUGFS) | _parents(ACPI_TABLES)
+                _add_pool(found, physical, size)
+        _add_text(found, "/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
+        _add_text(found, "/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
+        _add_text(found, "/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
+        _add_text(found, "/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)
 
-    def _register_pool(self, physical: PhysicalMemory, size: int) -> None:
-        directory = f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB"
-        self._text(f"{directory}/nr_hugepages", lambda: b"%d\n" % physical.pool_size(size), 0o644)
-        self._text(f"{directory}/free_hugepages", lambda: b"%d\n" % physical.pool_free(size))
-
-    def _register_failure_files(self, failure: MemoryFailure) -> None:
+    def _add_failure_files(self, found: dict[str, Node], failure: MemoryFailure) -> None:
         """The doors to memory_failure, and its sysctls."""
 
         def add(path: str, mode: int, opener: Callable[[str, int], File]) -> None:
-            self._add(path, Node(lambda flags: opener(path, flags), mode))
+            found[path] = Node(lambda flags: opener(path, flags), mode)
 
         memory = "/sys/devices/system/memory"
         add(f"{memory}/hard_offline_page", 0o200, lambda path, flags: procfs.OfflineFile(path, flags, failure.handle))
@@ -249,3 +254,13 @@ class Filesystem:
                 0o644,
                 lambda path, flags, attribute=attribute: procfs.SwitchFile(path, flags, failure, attribute),  # type: ignore[misc]
             )
+
+
+def _add_text(found: dict[str, Node], path: str, content: Callable[[], bytes], mode: int = 0o444) -> None:
+    found[path] = Node(lambda flags: TextFile(path, flags, content), mode)
+
+
+def _add_pool(found: dict[str, Node], physical: PhysicalMemory, size: int) -> None:
+    directory = f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB"
+    _add_text(found, f"{directory}/nr_hugepages", lambda: b"%d\n" % physical.pool_size(size), 0o644)
+    _add_text(found, f"{directory}/free_hugepages", lambda: b"%d\n" % physical.pool_free(size))

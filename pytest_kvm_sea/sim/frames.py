@@ -8,6 +8,7 @@ as on a host that has been up for a while, and both directions are a multiplicat
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Permutation:
         object.__setattr__(self, "inverse", pow(self.factor, -1, self.count) if self.count > 1 else 1)
 
     @classmethod
+    @functools.cache
     def scattering(cls, count: int) -> Permutation:
         """One that puts neighbours far apart: its factor is the number next to the golden section that is coprime."""
         factor = max(1, round(count * 0.6180339887))

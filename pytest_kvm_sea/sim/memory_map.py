@@ -8,6 +8,7 @@ RAM lies where Arm's "Principles of ARM Memory Maps" (DEN0001) puts it: the firs
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass, field
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -89,6 +90,7 @@ def _banks(ram_size: int) -> list[range]:
     return banks
 
 
+@functools.cache
 def memory_map(ram_size: int) -> MemoryMap:
     """Lay ``ram_size`` bytes out (at least 256 MiB, a multiple of 2 MiB). ValueError otherwise."""
     if ram_size < MINIMUM_RAM or ram_size % (2 * MIB):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_kvm_sea.addresses import GuestPA, HostVA
 from pytest_kvm_sea.hosts.contract import Backing, Memory
@@ -23,13 +23,13 @@ class Region:
     readonly: bool = False
     backing: Backing = Backing.ANONYMOUS
 
-    @property
-    def size(self) -> int:
-        return self.memory.size
+    size: int = field(init=False)
+    end: int = field(init=False)
 
-    @property
-    def end(self) -> int:
-        return self.base + self.memory.size
+    def __post_init__(self) -> None:
+        # Looked at for every byte that the VMM touches, and a mapping never changes its size.
+        object.__setattr__(self, "size", self.memory.size)
+        object.__setattr__(self, "end", self.base + self.memory.size)
 
     def __str__(self) -> str:
         return f"slot {self.slot} [{self.base:#x}, {self.end:#x})"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.arm64.sysregs import SYSREGS, SysReg
@@ -78,6 +79,13 @@ _CORE_ACCESS: dict[str, tuple[Callable[[Cpu], int], Callable[[Cpu, int], None]]]
 _CORE_BY_WORD: dict[int, tuple[str, int]] = {word: (name, size) for name, (word, size) in ids.CORE_REGISTERS.items()}
 
 
+@cache
+def _table(*, ease: bool) -> Mapping[SysReg, str]:
+    """The system registers that KVM knows, and their names."""
+    hidden = _NOT_IN_TABLE if ease else _NOT_IN_TABLE | {"sctlr2_el1"}
+    return {reg: name for name, reg in SYSREGS.items() if name not in hidden}
+
+
 class Registers:
     """The registers of one vCPU, by KVM's ids."""
 
@@ -88,8 +96,7 @@ class Registers:
         self._own = own
         self._unused: dict[str, int] = {}
         """AArch32 banked SPSRs and FP registers: kept for the VMM, used by nothing here."""
-        hidden = _NOT_IN_TABLE if vm.behaviour.ease else _NOT_IN_TABLE | {"sctlr2_el1"}
-        self._sysregs: dict[SysReg, str] = {reg: name for name, reg in SYSREGS.items() if name not in hidden}
+        self._sysregs = _table(ease=vm.behaviour.ease)
 
     def get(self, identifier: int) -> bytes:
         """The value's bytes. EINVAL, ENOENT as KVM gives them."""
