@@ -66,6 +66,8 @@ class Case:
     platform: str = "ampereone"
     access: str = "ldr-x"
     el0: bool = True
+    el2: bool = False
+    """The guest is at a virtual EL2, and so is the owner of its user space."""
     asks: bool = True
     """The VMM enabled KVM_CAP_ARM_SEA_TO_USER, and replays."""
     broken: str = "cell"
@@ -82,6 +84,8 @@ CASES = (
     Case("the same, in the follow-up", platform="follow-up"),
     Case("the same, in the series", platform="series-v1-neoverse-v2"),
     Case("a parity error that a process reads, in the series", platform="series-v1-parity"),
+    Case("a process of a guest at a virtual EL2 reads it", platform="nested", el2=True),
+    Case("the same, in the series", platform="nested-series-v1", el2=True),
     Case("it is in a page table of the guest", broken="table"),
     Case("the host's APEI claims it", platform="apei-claims"),
     Case("APEI claims it and cannot act", platform="apei-claims-unhandled"),
@@ -99,12 +103,13 @@ def _run(case: Case, stack: ExitStack) -> tuple[str, str, str]:
     vm.load(_program(case.access, el0=case.el0))
     vm.add_memory(GuestPA(MEMORY), SIZE)
     vm.map(GuestVA(MEMORY), GuestPA(MEMORY), SIZE // 0x1000, user=case.el0)
-    vcpu = vm.add_vcpu()
+    vcpu = vm.add_vcpu(el2=case.el2)
+    syndrome = "esr_el2" if case.el2 else "esr_el1"
     if case.asks:
         vm.enable_sea_to_user()
     vm.write_u64(CELL, 0xBAAD_CAFE)
     vmm = _break(case, vm)
-    before = vcpu.get_reg("esr_el1")
+    before = vcpu.get_reg(syndrome)
     result = None
     for _ in range(3):  # a claim sends a signal at every access; nobody waits for ever
         result = vcpu.resume()
@@ -116,7 +121,7 @@ def _run(case: Case, stack: ExitStack) -> tuple[str, str, str]:
             break
         else:
             break
-    esr = vcpu.get_reg("esr_el1")
+    esr = vcpu.get_reg(syndrome)
     guest = "nothing" if esr == before or ec(esr) == EC.SVC64 else syndrome_fields.summary(esr)
     kernel = watch.messages()
     return guest, "; ".join(dict.fromkeys(vmm)) or "nothing", _log(kernel)

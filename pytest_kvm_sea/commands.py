@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "serror-esr": "KVM_SET_VCPU_EVENTS injects an SError with a syndrome",
         "abort-esr": "KVM_SET_VCPU_EVENTS takes the syndrome of an abort (the follow-up only)",
         "userfault": "KVM userfault: a bitmap of pages that are kept out of stage 2 (a proposal)",
+        "virtual-el2": "KVM gives a vCPU a virtual EL2: nested virtualisation (FEAT_NV2)",
         "double-fault2": "the CPU has FEAT_DoubleFault2 (SCTLR2_EL1.EASE)",
     },
     "Privilege": {

@@ -51,6 +51,11 @@ KNOWN_DEFECTS: dict[str, KnownDefect] = {
             "arch/arm64/kvm/guest.c __kvm_arm_vcpu_set_events",
         ),
         KnownDefect(
+            "nested-routing",
+            "before 6.17 KVM gives a nested guest aborts and SErrors that HCR_EL2 routes to the guest hypervisor",
+            "arch/arm64/kvm/inject_fault.c kvm_inject_sea",
+        ),
+        KnownDefect(
             "walk-level-not-told",
             "before 7.0 an abort injected for a failed walk of stage 1 says nothing of a walk, or of its level",
             "arch/arm64/kvm/inject_fault.c inject_abt64",

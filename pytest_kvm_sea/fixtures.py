@@ -50,7 +50,11 @@ class FakeEinjFactory(Protocol):
 class VmFactory(Protocol):
     """Makes VMs; they are closed when the test is over."""
 
-    def __call__(self, program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm: ...
+    def __call__(
+        self, program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None, el2: bool = False
+    ) -> Vm:
+        """``el2``: the vCPUs start at a virtual EL2; see `Vm.add_vcpu`."""
+        ...
 
 
 @pytest.fixture
@@ -79,7 +83,9 @@ def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_h
     evidence = storytelling.evidence_of(request.node)
     made = ExitStack()
 
-    def make(program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None) -> Vm:
+    def make(
+        program: GuestProgram | None = None, *, vcpus: int = 1, ipa_bits: int | None = None, el2: bool = False
+    ) -> Vm:
         evidence.watch()
         vm = Vm(kvm_sea_host, ipa_bits=ipa_bits, trace=evidence.trace)
         made.callback(vm.close)
@@ -87,7 +93,7 @@ def kvm_sea_vm(request: pytest.FixtureRequest, kvm_sea_target: Target, kvm_sea_h
         if program is not None:
             vm.load(program)
         for _ in range(vcpus):
-            vm.add_vcpu().timeout = timeout
+            vm.add_vcpu(el2=el2).timeout = timeout
         return vm
 
     with made:

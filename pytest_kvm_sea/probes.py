@@ -81,6 +81,24 @@ def double_fault2(host: Host) -> Finding:
     )
 
 
+def virtual_el2(host: Host) -> Finding:
+    """Asked of a vCPU, and not by KVM_CAP_ARM_EL2: its number was that of another capability in the series."""
+    try:
+        with _vm(host) as vm, closing(host.adopt(vm.ioctl(uapi.KVM_CREATE_VCPU, 0))) as vcpu:
+            init = VcpuInit()
+            vm.ioctl(uapi.KVM_ARM_PREFERRED_TARGET, init)
+            init.features[0] |= 1 << uapi.KVM_ARM_VCPU_PSCI_0_2 | 1 << uapi.KVM_ARM_VCPU_HAS_EL2
+            vcpu.ioctl(uapi.KVM_ARM_VCPU_INIT, init)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return (
+            "KVM gives a vCPU no virtual EL2 (KVM_ARM_VCPU_HAS_EL2)",
+            "a host with FEAT_NV2 and Linux 6.16 or later, booted with kvm-arm.mode=nested",
+        )
+    return None
+
+
 def inject_ext_dabt(host: Host) -> Finding:
     return _capability(host, "KVM_CAP_ARM_INJECT_EXT_DABT", uapi.KVM_CAP_ARM_INJECT_EXT_DABT)
 

@@ -66,6 +66,7 @@ REQUIREMENTS: dict[str, Requirement] = {
         Requirement("hugetlb-1g", probes.hugetlb_1g),
         Requirement("abort-esr", probes.abort_esr, ("inject-ext-iabt",)),
         Requirement("userfault", probes.userfault, ("kvm",)),
+        Requirement("virtual-el2", probes.virtual_el2, ("kvm",)),
         Requirement("double-fault2", probes.double_fault2, ("kvm",)),
     )
 }

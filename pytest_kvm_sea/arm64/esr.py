@@ -17,6 +17,7 @@ class EC(enum.IntEnum):
     HVC64 = 0x16
     SMC64 = 0x17
     SYSREG = 0x18
+    ERET = 0x1A
     IABT_LOWER = 0x20
     IABT_CURRENT = 0x21
     PC_ALIGNMENT = 0x22

@@ -291,6 +291,9 @@ def _fixed(*fields: Bits) -> Callable[[int], tuple[Bits, ...]]:
 
 _CALL = _fixed(res0(24, 16), Bits("imm16", 15, 0, lambda value: f"#{value:#x}"))
 _NOTHING = _fixed(res0(24, 0))
+_ERET = _fixed(
+    res0(24, 2), Bits("ERET", 1, 1, {0: "ERET", 1: "ERETAA or ERETAB"}), Bits("ERETA", 0, 0, {0: "ERETAA", 1: "ERETAB"})
+)
 _BREAKPOINT = _fixed(res0(24, 6), Bits("IFSC", 5, 0, _DEBUG_STATUS))
 
 LAYOUTS: dict[int, Callable[[int], tuple[Bits, ...]]] = {
@@ -302,6 +305,7 @@ LAYOUTS: dict[int, Callable[[int], tuple[Bits, ...]]] = {
     EC.HVC64: _CALL,
     EC.SMC64: _CALL,
     EC.SYSREG: _system_register,
+    EC.ERET: _ERET,
     EC.IABT_LOWER: _instruction_abort,
     EC.IABT_CURRENT: _instruction_abort,
     EC.PC_ALIGNMENT: _NOTHING,

@@ -40,19 +40,20 @@ class Exceptions(Memory):
 
     __slots__ = ()
 
-    def enter_exception(self, vector_offset_type: int, esr: int, far: int | None) -> None:
+    def enter_exception(self, vector_offset_type: int, esr: int, far: int | None, *, below: int | None = None) -> None:
         """Take an exception to EL1 (Arm ARM, AArch64.TakeException; arch/arm64/kvm/hyp/exception.c).
 
         ``vector_offset_type`` is 0 synchronous, 0x80 IRQ, 0x100 FIQ, 0x180 SError. The preferred return address is the
-        PC; a ``far`` of None leaves FAR_EL1 alone.
+        PC; a ``far`` of None leaves FAR_EL1 alone. ``below``: what PSTATE was in a lower exception level that this
+        processor was in until now, though it is not the one that it seems to come from (nested virtualisation).
         """
         registers = self.sysregs
-        registers[SPSR_EL1] = self.pstate
+        registers[SPSR_EL1] = self.pstate if below is None else below
         registers[ELR_EL1] = self.pc
         registers[ESR_EL1] = esr
         if far is not None:
             registers[FAR_EL1] = far
-        if not self.el:
+        if not self.el or below is not None:
             vector_offset_type += _LOWER_AARCH64
         elif self.spsel:
             vector_offset_type += _CURRENT_SPX
@@ -146,6 +147,8 @@ class Exceptions(Memory):
         """Return from EL1. An SPSR with a mode that cannot be returned to sets PSTATE.IL (Arm ARM, D1.4.5)."""
         if not self.el:
             self.undefined(pc)
+        if self.nv:
+            raise TrapTaken(Trap(syndrome(EC.ERET), 0, None))
         spsr = self.sysregs[SPSR_EL1]
         target = self.sysregs[ELR_EL1]
         self.monitor = None

@@ -22,6 +22,8 @@ DAIF: Final = D | A | I | F
 EL0T: Final = 0x0
 EL1T: Final = 0x4
 EL1H: Final = 0x5
+EL2T: Final = 0x8
+EL2H: Final = 0x9
 MODES: Final = {EL0T: (0, 0), EL1T: (1, 0), EL1H: (1, 1)}
 """M[4:0] -> (exception level, SPSel)."""
 RESET: Final = DAIF | EL1H

@@ -119,6 +119,7 @@ class State:
         "instructions",
         "kicked",
         "monitor",
+        "nv",
         "pc",
         "pstate_bits",
         "reads",
@@ -138,6 +139,9 @@ class State:
         self.id_registers = id_registers_of(features)
         self.hcr_tea = features.ras
         """HCR_EL2.TEA: external aborts are taken to EL2."""
+        self.nv = False
+        """HCR_EL2.NV (and NV2): code at EL1 thinks that it is at EL2. Its ERET and its accesses to EL2's registers are
+        taken to EL2, and it sees EL2 in CurrentEL and SPSR_EL1 (Arm ARM, D8.13)."""
         self.kicked = False
         """Set by anyone, from any thread: `run` returns soon. Cleared by whoever set it."""
         self.exact = False
@@ -206,7 +210,7 @@ class State:
     def pstate(self) -> int:
         """PSTATE as SPSR_EL1 would hold it. Setting it takes effect at once; a mode that is not AArch64 EL0t, EL1t or
         EL1h is a ValueError."""
-        mode = pstate.EL1T | self.spsel if self.el else pstate.EL0T
+        mode = (pstate.EL2T if self.nv else pstate.EL1T) | self.spsel if self.el else pstate.EL0T
         return self.nzcv << 28 | self.pstate_bits | mode
 
     @pstate.setter

@@ -15,11 +15,15 @@ from pytest_kvm_sea.cpu.exceptions import Exceptions
 from pytest_kvm_sea.cpu.state import SCTLR_EL1, SCTLR_UMA
 from pytest_kvm_sea.cpu.system_operations import OPERATIONS, TLBI, TLBI_CRN, invalidate_instructions
 from pytest_kvm_sea.cpu.system_registers import REGISTERS, Register
-from pytest_kvm_sea.cpu.traps import GuestException
+from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
 
 _ID_SPACE: Final = (sysreg("s3_0_c0_c1_0"), sysreg("s3_0_c0_c7_7"))
 """Reads as zero where it has no register (Arm ARM, D24.1.1)."""
 _XZR: Final = 31
+_SYS: Final = 1 << 14
+"""op0 of SYS."""
+_EL2_OP1: Final = (4, 5)
+"""op1 of what EL2 has: registers of its own, and EL1's and EL0's under another name."""
 _PSTATE_FIELDS: Final = {
     0o05: "spsel",
     0o04: "pan",
@@ -57,6 +61,7 @@ class System(Exceptions):
         """The value that MRS gives at the current exception level. Raises GuestException where it is not accessible."""
         entry = REGISTERS.get(register)
         if entry is None:
+            self._check_el2(register, target, read=True)
             if _ID_SPACE[0] <= register <= _ID_SPACE[1] and self.el:
                 return self.id_registers.get(register, 0)
             self.undefined()
@@ -72,6 +77,7 @@ class System(Exceptions):
         """What MSR does at the current exception level. Raises GuestException where it is not accessible."""
         entry = REGISTERS.get(register)
         if entry is None:
+            self._check_el2(register, source, read=False)
             self.undefined()
         if entry.feature:
             self.require(entry.feature)
@@ -117,6 +123,7 @@ class System(Exceptions):
         value = 0 if source == _XZR else self.x[source]
         found = OPERATIONS.get(operation)
         if found is None:
+            self._check_el2(_SYS | operation, source, read=False)
             if operation >> 7 & 0xF != TLBI_CRN or operation >> 11 or not self.el:
                 self.undefined(pc)
             found = TLBI
@@ -124,9 +131,14 @@ class System(Exceptions):
             if found.el0 is None:
                 self.undefined(pc)
             if not self.sysregs[SCTLR_EL1] & found.el0:
-                raise GuestException(syndrome(EC.SYSREG, _trap_iss(0x4000 | operation, source, read=False)))
+                raise GuestException(syndrome(EC.SYSREG, _trap_iss(_SYS | operation, source, read=False)))
         found.action(self, value)
         return self.after(pc + 4)
+
+    def _check_el2(self, register: int, number: int, *, read: bool) -> None:
+        """Registers and instructions of EL2 are taken to EL2 where HCR_EL2.NV says so: KVM emulates them."""
+        if self.nv and self.el and register >> 11 & 7 in _EL2_OP1:
+            raise TrapTaken(Trap(syndrome(EC.SYSREG, _trap_iss(register, number, read=read)), 0, None))
 
     def _check_el0(self, entry: Register, register: SysReg, number: int, *, read: bool) -> None:
         if entry.el0 is None:

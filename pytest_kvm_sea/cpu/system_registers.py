@@ -102,6 +102,10 @@ def _write_sp_el0(c: Exceptions, _register: SysReg, value: int) -> None:
     c.sp_el0 = value
 
 
+def _read_current_el(c: Exceptions, _register: SysReg) -> int:
+    return (2 if c.nv and c.el else c.el) << 2
+
+
 def _write_spsel(c: Exceptions, _register: SysReg, value: int) -> None:
     c.enter_mode(1, value & 1)
 
@@ -169,7 +173,7 @@ def _table() -> dict[SysReg, Register]:
         "vbar_el1": Register(_stored, _set_vbar),
         "sp_el0": Register(_read_sp_el0, _write_sp_el0),
         "spsel": Register(lambda c, _register: c.spsel, _write_spsel),
-        "currentel": Register(lambda c, _register: c.el << 2, None),
+        "currentel": Register(_read_current_el, None),
         "daif": _bits(pstate.DAIF)._replace(el0=_sctlr_allows(SCTLR_UMA)),
         "pan": _bits(pstate.PAN)._replace(feature="pan"),
         "dit": _bits(pstate.DIT)._replace(feature="dit", el0=_always),

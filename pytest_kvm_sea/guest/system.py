@@ -105,6 +105,14 @@ class SystemStatements(GuestBase):
         self.asm.msr("spsr_el1", self.code.evaluate(as_value(pstate)))
         self.asm.eret()
 
+    def exception_return(self, address: Operand, pstate: Operand) -> None:
+        """ERET to an address with a PSTATE, both as numbers; what comes next here is reached only by its label."""
+        self.begin()
+        self.asm.msr("elr_el1", self.code.evaluate(as_value(address)))
+        self.begin()
+        self.asm.msr("spsr_el1", self.code.evaluate(as_value(pstate)))
+        self.asm.eret()
+
     def pass_arguments(self, arguments: Sequence[Operand]) -> None:
         """Have the arguments of a call in x0 and on."""
         if len(arguments) > MAX_ARGUMENTS:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pytest_kvm_sea.mutants import einj, events, exits, injection, memory, runs
+from pytest_kvm_sea.mutants import einj, events, exits, injection, memory, nested, runs
 from pytest_kvm_sea.mutants.mutant import Mutant
 
 AREAS: dict[str, tuple[Mutant, ...]] = {
@@ -21,6 +21,7 @@ AREAS: dict[str, tuple[Mutant, ...]] = {
     "APEI": memory.APEI,
     "Memslots": memory.MEMSLOTS,
     "KVM userfault": memory.USERFAULT,
+    "A guest that is a hypervisor": nested.MUTANTS,
     "EINJ and its firmware": einj.MUTANTS,
 }
 """By what is broken."""

@@ -150,6 +150,8 @@ class Processor:
     """Memory errors are reported as parity or ECC errors (status codes 0x18 to 0x1f). Only without ras."""
     ease: bool = False
     """FEAT_DoubleFault2: SCTLR2_EL1.EASE exists."""
+    nested: bool = False
+    """FEAT_NV2, and a kernel that was started with kvm-arm.mode=nested: a vCPU may have a virtual EL2."""
     ipa_bits: Annotated[int, Range(32, 52)] = 48
     """Size of the intermediate physical address space that KVM offers: 32 to 52."""
 

@@ -18,6 +18,9 @@ _IN_SHORT = {"gva", "gpa", "ipa", "hva", "hpa", "esr", "flags", "text", "error",
     "elr_el1",
     "far_el1",
     "esr_el1",
+    "elr_el2",
+    "far_el2",
+    "esr_el2",
 }
 """What the section shows of an event; the rest is in the whole."""
 _DULL = {"setup", "run"}

@@ -186,21 +186,23 @@ class Teller:
         (state,) = record.values
         title = "an abort written by KVM_SET_ONE_REG"
         yield _event(record, (VMM, GUEST), title, [("to", self.who(record.who))], "inject")
-        yield self._vector(record, VMM, state["pc"] - state["vbar_el1"])
+        yield self._vector(record, VMM, state["pc"] - state[f"vbar_{vectors.level(state)}"])
 
     def _vector(self, record: Record, lane: str, offset: int) -> Event:
         state: Mapping[str, int] = record.values[-1]
+        el = vectors.level(state)
+        elr, far, esr, spsr, vbar = (f"{name}_{el}" for name in ("elr", "far", "esr", "spsr", "vbar"))
         facts = [
             ("pc", f"{state['pc']:#x}"),
-            ("elr_el1", f"{state['elr_el1']:#x}"),
-            *[fact for fact in self._at(record, state["elr_el1"]) if fact[0] == "at"],
-            ("far_el1", f"{state['far_el1']:#x}"),
-            ("esr_el1", f"{state['esr_el1']:#x}"),
-            ("spsr_el1", f"{state['spsr_el1']:#x} {vectors.mode(state['spsr_el1'])}"),
-            ("vbar_el1", f"{state['vbar_el1']:#x}"),
-            ("means", syndrome_fields.summary(state["esr_el1"])),
+            (elr, f"{state[elr]:#x}"),
+            *[fact for fact in self._at(record, state[elr]) if fact[0] == "at"],
+            (far, f"{state[far]:#x}"),
+            (esr, f"{state[esr]:#x}"),
+            (spsr, f"{state[spsr]:#x} {vectors.mode(state[spsr])}"),
+            (vbar, f"{state[vbar]:#x}"),
+            ("means", syndrome_fields.summary(state[esr])),
         ]
-        title = f"{self.who(record.who)} is at {vectors.name(offset)}"
+        title = f"{self.who(record.who)} is at {vectors.name(offset, el)}"
         return _event(record, (lane, GUEST), title, facts, "vector")
 
     # Breaking memory
@@ -305,5 +307,5 @@ def _pending(state: Mapping[str, int], *, serror: bool) -> str:
     if serror and vectors.masks_serror(state["pstate"]):
         return "the SError is pending: PSTATE.A masks it"
     offset = vectors.expected_offset(state["pstate"], serror=serror)
-    where = "a vector" if offset is None else vectors.name(offset)
+    where = "a vector" if offset is None else vectors.name(offset, vectors.level(state))
     return f"the exception is taken at the next KVM_RUN, at {where}"

@@ -35,6 +35,20 @@ REGISTERS = (
     "ttbr0_el1",
     "tcr_el1",
 )
+REGISTERS_EL2 = (
+    "hcr_el2",
+    "elr_el2",
+    "spsr_el2",
+    "esr_el2",
+    "far_el2",
+    "vbar_el2",
+    "sctlr_el2",
+    "ttbr0_el2",
+    "tcr_el2",
+    "vttbr_el2",
+    "vtcr_el2",
+)
+"""What a vCPU with a virtual EL2 has besides."""
 NEVER_SET = 0x1DE7_EC7E_DBAD_C0DE
 """What KVM puts into registers that reset leaves unknown: no exception has set ESR_EL1 yet."""
 BEFORE, AFTER = 5, 4
@@ -60,13 +74,15 @@ def look_at(vcpu: Vcpu, reader: SafeReader, name: str) -> State:
         state.notes.append(f"{name} is still running: its registers cannot be read")
         return state
     try:
-        state.registers = vcpu.registers(*REGISTERS)
+        state.registers = vcpu.registers(*REGISTERS, *(REGISTERS_EL2 if vcpu.el2 else ()))
     except OSError as error:
         state.notes.append(f"the registers of {name} cannot be read: {error.strerror}")
         return state
     pc, elr = state.registers["pc"], state.registers["elr_el1"]
     state.code["PC"] = _code(vcpu, reader, pc, f"{name}: PC", state.notes)
-    if state.registers["esr_el1"] not in (NEVER_SET, 0):
+    if state.registers.get("esr_el2"):
+        state.syndrome = decoded(f"ESR_EL2 of {name}", state.registers["esr_el2"])
+    elif state.registers["esr_el1"] not in (NEVER_SET, 0):
         state.syndrome = decoded(f"ESR_EL1 of {name}", state.registers["esr_el1"])
         if not _shown(state.code["PC"], elr):
             state.code["ELR_EL1"] = _code(vcpu, reader, elr, f"{name}: ELR_EL1", state.notes)

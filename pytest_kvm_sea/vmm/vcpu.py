@@ -38,19 +38,27 @@ _LOOP_SAMPLES = 8
 _SAMPLE_SECONDS = 0.002
 _UCALL_SIZE = 8
 _NO_UCALL = (1 << 64) - 1
-_AFTER_EVENTS = tuple(
-    (name, register_id(name)) for name in ("pc", "vbar_el1", "pstate", "esr_el1", "far_el1", "elr_el1", "spsr_el1")
-)
-"""What tells whether an exception was taken, and how. Read often, so by their numbers."""
+_AFTER_EVENTS = {
+    el: tuple(
+        (name, register_id(name))
+        for name in ("pc", f"vbar_{el}", "pstate", f"esr_{el}", f"far_{el}", f"elr_{el}", f"spsr_{el}")
+    )
+    for el in ("el1", "el2")
+}
+"""What tells whether an exception was taken to a level, and how. Read often, so by their numbers."""
+_MODE_MASK, _MODE_EL2T = 0xF, 0x8
+_HCR_TGE = 1 << 27
 _E = TypeVar("_E")
 
 
 class Vcpu:
     """One vCPU, initialised for AArch64 with PSCI 0.2."""
 
-    def __init__(self, vm: Vm, number: int, file: File, mmap_size: int) -> None:
+    def __init__(self, vm: Vm, number: int, file: File, mmap_size: int, *, el2: bool = False) -> None:
+        """``el2``: with a virtual EL2, where it starts. OSError EINVAL where KVM offers none."""
         self.vm = vm
         self.number = number
+        self.el2 = el2
         self.who = Who(vm.who.vm, number)
         self.running = False
         """Whether some thread is in KVM_RUN: until it is back, the kernel lets nobody else at the registers."""
@@ -67,6 +75,8 @@ class Vcpu:
         init = VcpuInit()
         self.vm.file.ioctl(kvm.KVM_ARM_PREFERRED_TARGET, init)
         init.features[0] |= 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
+        if self.el2:
+            init.features[0] |= 1 << kvm.KVM_ARM_VCPU_HAS_EL2
         self._file.ioctl(kvm.KVM_ARM_VCPU_INIT, init)
         mask = self.vm.host.run_mask()
         self._file.ioctl(kvm.KVM_SET_SIGNAL_MASK, bytearray(len(mask).to_bytes(4, "little") + mask))
@@ -92,6 +102,15 @@ class Vcpu:
         self._one_reg.id = register_id(name)
         self._value.value = value
         self._file.ioctl(kvm.KVM_SET_ONE_REG, self._one_reg)
+
+    @property
+    def regime(self) -> str:
+        """``el2`` where EL2 owns what the vCPU runs, itself or its EL0 (HCR_EL2.TGE); else ``el1``."""
+        if not self.el2:
+            return "el1"
+        mode = self.get_reg("pstate") & _MODE_MASK
+        tge = not mode and self.get_reg("hcr_el2") & _HCR_TGE
+        return "el2" if mode >= _MODE_EL2T or tge else "el1"
 
     def registers(self, *names: str) -> dict[str, int]:
         """Several registers at once."""
@@ -120,7 +139,7 @@ class Vcpu:
     def _tell_events(self, events: AnyVcpuEvents, code: int) -> None:
         """Note what was asked for, and what became of it: KVM takes the exception at once, or leaves it pending."""
         fields = events.exception
-        state = {name: self.get_reg_by_id(identifier) for name, identifier in _AFTER_EVENTS}
+        state = {name: self.get_reg_by_id(identifier) for name, identifier in _AFTER_EVENTS[self.regime]}
         self.vm.trace.add(
             Step.EVENTS,
             self.who,

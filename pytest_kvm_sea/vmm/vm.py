@@ -31,6 +31,7 @@ _LARGE_MAP_PAGES = 16 * TABLE_ENTRIES
 
 _SCTLR_M_C_I = 1 << 0 | 1 << 2 | 1 << 12
 _CPACR_FPEN = 3 << 20
+_HCR_TGE, _HCR_RW, _HCR_E2H = 1 << 27, 1 << 31, 1 << 34
 _TCR_EL1 = 0x40_0080_3510
 """T0SZ 16, write-back walks, inner shareable, 4 KiB granule, no TTBR1, TBI1; IPS is added."""
 _TCR_IPS_SHIFT = 32
@@ -318,25 +319,34 @@ class Vm:
 
     # vCPUs
 
-    def add_vcpu(self) -> Vcpu:
-        """Create a vCPU that will start the loaded program at its entry."""
+    def add_vcpu(self, *, el2: bool = False) -> Vcpu:
+        """Create a vCPU that will start the loaded program at its entry.
+
+        ``el2``: at a virtual EL2, with HCR_EL2.TGE set as a hypervisor's own user space wants it. The program cannot
+        tell but by CurrentEL: at EL2 with HCR_EL2.E2H the names of EL1's registers are those of EL2's. OSError EINVAL
+        where KVM offers no EL2.
+        """
         number = len(self.vcpus)
         file = self.host.adopt(self.file.ioctl(kvm.KVM_CREATE_VCPU, number))
         try:
-            vcpu = Vcpu(self, number, file, self._mmap_size)
+            vcpu = Vcpu(self, number, file, self._mmap_size, el2=el2)
         except BaseException:
             file.close()
             raise
         self.vcpus.append(vcpu)
-        vcpu.set_reg("cpacr_el1", vcpu.get_reg("cpacr_el1") | _CPACR_FPEN)
-        vcpu.set_reg("sctlr_el1", vcpu.get_reg("sctlr_el1") | _SCTLR_M_C_I)
-        vcpu.set_reg("tcr_el1", _TCR_EL1 | _ips(self.ipa_bits) << _TCR_IPS_SHIFT)
-        vcpu.set_reg("mair_el1", descriptors.MAIR_EL1)
-        vcpu.set_reg("ttbr0_el1", self.page_tables.root)
+        own = "el2" if el2 else "el1"
+        if el2:
+            vcpu.set_reg("hcr_el2", _HCR_RW | _HCR_TGE | _HCR_E2H)
+        cpacr = "cptr_el2" if el2 else "cpacr_el1"
+        vcpu.set_reg(cpacr, vcpu.get_reg(cpacr) | _CPACR_FPEN)
+        vcpu.set_reg(f"sctlr_{own}", vcpu.get_reg(f"sctlr_{own}") | _SCTLR_M_C_I)
+        vcpu.set_reg(f"tcr_{own}", _TCR_EL1 | _ips(self.ipa_bits) << _TCR_IPS_SHIFT)
+        vcpu.set_reg(f"mair_{own}", descriptors.MAIR_EL1)
+        vcpu.set_reg(f"ttbr0_{own}", self.page_tables.root)
         vcpu.set_reg("tpidr_el1", number)
         if self.program is not None:
-            vcpu.set_reg("vbar_el1", self.program.vectors)
-            vcpu.set_reg("sp_el1", self.program.stack_top)
+            vcpu.set_reg(f"vbar_{own}", self.program.vectors)
+            vcpu.set_reg(f"sp_{own}", self.program.stack_top)
             vcpu.set_reg("pc", self.program.entry)
         self.trace.add(Step.VCPU, vcpu.who, None if self.program is None else self.program.entry)
         return vcpu

@@ -351,7 +351,7 @@ def test_f3_1_a_test_that_fails_ends_no_other(run: Run) -> None:
 def test_f3_2_a_skip_says_why(run: Run) -> None:
     result = run("ampereone", "test_mmio_ease or test_serror_amo", "test_external_aborts")
     assert result.parseoutcomes().keys() <= {"skipped", "deselected", "warnings"}
-    result.stdout.fnmatch_lines(["2 skipped  [[]double-fault2] *; *", "1 skipped  [[]el2] *; *"])
+    result.stdout.fnmatch_lines(["2 skipped  [[]double-fault2] *; *", "1 skipped  [[]virtual-el2] *; *"])
 
 
 def test_all_of_them_are_in_the_documentation() -> None:

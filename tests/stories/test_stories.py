@@ -408,3 +408,20 @@ def test_taint_bits() -> None:
     assert explain_taint(1 << 40) == ["? (40): not known here"]
     assert sorted(TAINTS) == list(range(20))
     assert len({letter for letter, _ in TAINTS.values()}) == len(TAINTS)
+
+
+def test_an_abort_at_a_virtual_el2_is_told_by_its_registers(scene: Callable[..., Scene]) -> None:
+    made = scene("nested")
+    vm = made.vm()
+    vm.load(GuestProgram.build(lambda g: g.done()))
+    vcpu = vm.add_vcpu(el2=True)
+    vcpu.inject_data_abort()
+    write_abort(vcpu, GuestVA(0x1234), instruction=True)
+    story = made.story()
+    told = [event for event in story.events if event.kind == "vector"]
+    assert [event.title.rpartition(" is at ")[2] for event in told] == ["VBAR_EL2+0x200 (SYNC_CURRENT)"] * 2
+    assert [dict(event.facts)["esr_el2"] for event in told] == ["0x96000010", "0x86000010"]
+    assert [dict(event.facts)["spsr_el2"] for event in told] == ["0x3c9 EL2h"] * 2
+    (registers,) = story.registers.values()
+    assert int(registers["hcr_el2"], 16) == vcpu.get_reg("hcr_el2")
+    assert story.syndromes[-1].register.startswith("ESR_EL2")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
+from pytest_kvm_sea.cpu.bus import Access, Stage2Fault
 from pytest_kvm_sea.hosts.contract import Sigbus
 from pytest_kvm_sea.sim.kvm import sea
 from pytest_kvm_sea.sim.kvm.arguments import fail
@@ -38,6 +39,13 @@ def handle_abort(vcpu: Vcpu) -> bool:
         fail(errno.EFAULT)
     if status & _TYPE_MASK == syndromes.FSC_TRANSLATION and _beyond_ipa_space(vcpu, ipa):
         return True
+    shadow = vcpu.nested.shadow if vcpu.nested is not None else None
+    if vcpu.nested is not None and shadow is not None:
+        try:
+            ipa = shadow.translate(ipa, _access(vcpu.fault.esr))
+        except Stage2Fault as fault:
+            vcpu.nested.inject_stage2_fault(vcpu.fault.esr, fault.fsc, vcpu.fault.far, ipa)
+            return True
     slot = vcpu.vm.memslots.find(ipa)
     if slot is None or (slot.readonly and _is_write(vcpu.fault.esr)):
         return _no_memory(vcpu, ipa, slot)
@@ -121,6 +129,13 @@ def _mapping_size(slot: Memslot, hva: HostVA, memory: SimMemory, page_size: int)
         if block <= memory.frames.entry and slot.holds_block(hva, block):
             return block
     return page_size
+
+
+def _access(esr: int) -> Access:
+    """What the guest hypervisor's stage 2 has to permit."""
+    if _is_fetch(esr):
+        return Access.FETCH
+    return Access.WRITE if _is_write(esr) else Access.READ
 
 
 def _is_fetch(esr: int) -> bool:

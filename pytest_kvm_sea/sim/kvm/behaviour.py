@@ -29,6 +29,10 @@ class Behaviour:
     """KVM_SET_VCPU_EVENTS looks at the SError before the abort (until 6.16)."""
     immediate: bool
     """Exceptions are entered by the ioctl itself, and an unmasked SError by software (since 6.17)."""
+    routes_to_el2: bool
+    """HCR_EL2 and HCRX_EL2 of a guest hypervisor say whose an abort or SError of its guest is (since 6.17)."""
+    nested: bool
+    """KVM_ARM_VCPU_HAS_EL2: FEAT_NV2, and kvm-arm.mode=nested."""
     il_from_last_trap: bool
     """An injected syndrome's IL bit is that of ESR_EL2 (until 7.1)."""
     s1ptw_level: bool
@@ -57,6 +61,8 @@ def behaviour_of(platform: Platform) -> Behaviour:
         injects_iabt=revision.cap_inject_ext_iabt is not None,
         serror_first=not kernel.immediate_injection,
         immediate=kernel.immediate_injection,
+        routes_to_el2=kernel.immediate_injection,
+        nested=cpu.nested,
         il_from_last_trap=kernel.il_from_last_trap,
         s1ptw_level=kernel.s1ptw_level,
         userfault=kernel.userfault,

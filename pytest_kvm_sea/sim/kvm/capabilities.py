@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pytest_kvm_sea.sim.kvm.behaviour import Behaviour
 from pytest_kvm_sea.uapi import kvm
+from pytest_kvm_sea.uapi.revisions import MAINLINE
 
 MAX_VCPUS = 512
 ONLINE_CPUS = 8
@@ -38,6 +39,8 @@ def capabilities(behaviour: Behaviour) -> dict[int, int]:
         kvm.KVM_CAP_ARM_VM_IPA_SIZE: behaviour.ipa_limit,
     }
     revision = behaviour.revision
+    if behaviour.nested and revision is MAINLINE:
+        table[kvm.KVM_CAP_ARM_EL2] = 1
     if behaviour.sea_to_user:
         table[revision.cap_sea_to_user] = 1
     if behaviour.injects_iabt and revision.cap_inject_ext_iabt is not None:

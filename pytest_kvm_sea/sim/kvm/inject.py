@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.cpu.cpu import Cpu
     from pytest_kvm_sea.sim.kvm.behaviour import Behaviour
     from pytest_kvm_sea.sim.kvm.fault import FaultInfo
+    from pytest_kvm_sea.sim.kvm.nested import Nested
     from pytest_kvm_sea.sim.kvm.stage2 import Stage2
 
 _ESR_EL1, _FAR_EL1, _SCTLR2_EL1 = sysreg("esr_el1"), sysreg("far_el1"), sysreg("sctlr2_el1")
@@ -34,6 +35,8 @@ class Injector:
         self._behaviour = behaviour
         self._stage2 = stage2
         self._fault = fault
+        self.nested: Nested | None = None
+        """The vCPU's virtual EL2, if it has one."""
         self._pending: int | None = None
         """Vector of an exception that is marked and not entered yet (kernels until 6.16)."""
 
@@ -55,6 +58,10 @@ class Injector:
 
         ``iss``: bits that the VMM adds to the syndrome (the follow-up).
         """
+        nested = self._owner()
+        if nested is not None and nested.takes_sea():
+            nested.inject_sea(address, instruction=instruction)
+            return True
         status = self._abort_status(address)
         if status is None:
             return False
@@ -76,10 +83,36 @@ class Injector:
     def serror(self, syndrome: int | None = None) -> None:
         """kvm_inject_serror_esr: entered by software where it is not masked, else left to the virtual SError."""
         iss = _SERROR_NO_SYNDROME if syndrome is None else syndrome
+        nested = self._owner()
+        if nested is not None and nested.takes_serror(masked=self._serror_masked()):
+            nested.inject_serror(iss)
+            return
         if self._behaviour.immediate and not self._serror_masked():
             self._pend(_SERROR, EC.SERROR << syndromes.EC_SHIFT | self._il() | iss, None)
         else:
             self._cpu.vserror = iss & SERROR_ISS_MASK
+
+    def retry_serror(self) -> None:
+        """An SError that waits: where it belongs may have changed (nested.c kvm_nested_flush_hwstate and _sync_).
+
+        Nothing waits that nobody could take: at EL2 HCR_EL2.AMO counts as 1 where TGE is 0, for E2H is 1.
+        """
+        if self.nested is None or not self._behaviour.routes_to_el2:
+            return
+        pending, self._cpu.vserror = self._cpu.vserror, None
+        if pending is not None:
+            self.serror(pending)
+
+    def to_el2(self, esr: int) -> None:
+        """kvm_inject_nested_sync: what trapped belongs to the guest hypervisor."""
+        if self.nested is not None:
+            self.nested.inject(_SYNC, esr, None)
+
+    def _owner(self) -> Nested | None:
+        """The guest hypervisor of a vCPU that runs its guest; None also where KVM does not ask it (until 6.16)."""
+        if self.nested is not None and self.nested.in_l2 and self._behaviour.routes_to_el2:
+            return self.nested
+        return None
 
     def _abort_status(self, address: int) -> int | None:
         """The status code: that of the failed stage-1 walk, if it was one."""

@@ -15,6 +15,7 @@ from pytest_kvm_sea.uapi import registers as ids
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.cpu.cpu import Cpu
+    from pytest_kvm_sea.sim.kvm.nested import Nested
     from pytest_kvm_sea.sim.kvm.vm import Vm
 
 _U64 = struct.Struct("<Q")
@@ -28,7 +29,7 @@ _MODES_64 = frozenset({0b0000, 0b0100, 0b0101})
 _NOT_IN_TABLE = frozenset(
     {"spsel", "currentel", "pan", "uao", "nzcv", "daif", "dit", "ssbs", "fpcr", "fpsr"}
     | {"sp_el0", "elr_el1", "spsr_el1", "isr_el1", "rvbar_el1", "oslar_el1", "ctr_el0", "dczid_el0"}
-    | {"ccsidr_el1", "cntvct_el0", "erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
+    | {"sp_el1", "ccsidr_el1", "cntvct_el0", "erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
 )
 _READ_ONLY = frozenset({"midr_el1", "revidr_el1", "aidr_el1"})
 """Writable only with KVM_CAP_ARM_WRITABLE_IMP_ID_REGS: the same value is accepted."""
@@ -37,6 +38,8 @@ _SCTLR_EL1 = SYSREGS["sctlr_el1"]
 _SCTLR_A = 1 << 1
 _TRANSLATION = frozenset(SYSREGS[name] for name in ("sctlr_el1", "tcr_el1", "ttbr0_el1", "ttbr1_el1", "mair_el1"))
 _ID_PREFIX = "id_aa64"
+_BANKED = {name: SYSREGS[name] for name in ("sp_el1", "elr_el1", "spsr_el1")}
+"""Core registers of EL1 that EL2 has, too."""
 
 
 def _x_getter(number: int) -> Callable[[Cpu], int]:
@@ -80,10 +83,11 @@ _CORE_BY_WORD: dict[int, tuple[str, int]] = {word: (name, size) for name, (word,
 
 
 @cache
-def _table(*, ease: bool) -> Mapping[SysReg, str]:
+def _table(*, ease: bool, el2: bool) -> Mapping[SysReg, str]:
     """The system registers that KVM knows, and their names."""
-    hidden = _NOT_IN_TABLE if ease else _NOT_IN_TABLE | {"sctlr2_el1"}
-    return {reg: name for name, reg in SYSREGS.items() if name not in hidden}
+    hidden = _NOT_IN_TABLE if ease else _NOT_IN_TABLE | {"sctlr2_el1", "sctlr2_el2"}
+    levels = ("_el12",) if el2 else ("_el2", "_el12")
+    return {reg: name for name, reg in SYSREGS.items() if name not in hidden and not name.endswith(levels)}
 
 
 class Registers:
@@ -96,7 +100,13 @@ class Registers:
         self._own = own
         self._unused: dict[str, int] = {}
         """AArch32 banked SPSRs and FP registers: kept for the VMM, used by nothing here."""
-        self._sysregs = _table(ease=vm.behaviour.ease)
+        self._nested: Nested | None = None
+        self._sysregs = _table(ease=vm.behaviour.ease, el2=False)
+
+    def have_el2(self, nested: Nested) -> None:
+        """From now on with the registers of a virtual EL2."""
+        self._nested = nested
+        self._sysregs = _table(ease=self._vm.behaviour.ease, el2=True)
 
     def get(self, identifier: int) -> bytes:
         """The value's bytes. EINVAL, ENOENT as KVM gives them."""
@@ -104,6 +114,8 @@ class Registers:
         if core is None:
             return _U64.pack(self._read(self._sysreg(identifier)))
         name, size = core
+        if self._nested is not None and name in _BANKED:
+            return _U64.pack(self._nested.get(_BANKED[name]) or 0)
         access = _CORE_ACCESS.get(name)
         value = self._unused.get(name, 0) if access is None else access[0](self._cpu)
         return value.to_bytes(size, "little")
@@ -125,13 +137,27 @@ class Registers:
             self._set_sysreg(self._sysreg(identifier), value)
             return
         name, _ = core
-        if name == "pstate" and (value & _MODE32_BIT or value & 0xF not in _MODES_64):
-            fail(errno.EINVAL)
+        if self._nested is not None and name in _BANKED:
+            self._nested.put(_BANKED[name], value)
+            return
+        if name == "pstate":
+            self._set_pstate(value)
+            return
         access = _CORE_ACCESS.get(name)
         if access is None:
             self._unused[name] = value
         else:
             access[1](self._cpu, value)
+
+    def _set_pstate(self, value: int) -> None:
+        if self._nested is not None:
+            if not self._nested.accepts(value):
+                fail(errno.EINVAL)
+            self._nested.set_pstate(value)
+            return
+        if value & _MODE32_BIT or value & 0xF not in _MODES_64:
+            fail(errno.EINVAL)
+        self._cpu.pstate = value
 
     def ids(self) -> list[int]:
         """All ids, core registers first, as KVM_GET_REG_LIST orders them."""
@@ -164,6 +190,9 @@ class Registers:
         """A system register, or an ID register, which belongs to the whole VM."""
         if reg in self._own:
             return self._own[reg]
+        value = None if self._nested is None else self._nested.get(reg)
+        if value is not None:
+            return value
         value = self._cpu.sysregs.get(reg)
         return self._cpu.id_registers.get(reg, 0) if value is None else value
 
@@ -176,6 +205,8 @@ class Registers:
             self._set_id(reg, value)
         elif reg in self._own:
             self._own[reg] = value
+        elif self._nested is not None and self._nested.put(reg, value):
+            pass
         else:
             self._cpu.sysregs[reg] = value
             if reg in _TRANSLATION:

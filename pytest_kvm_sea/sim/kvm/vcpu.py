@@ -23,6 +23,7 @@ from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
 from pytest_kvm_sea.sim.kvm.hypercalls import NOT_SUPPORTED, smccc_call
 from pytest_kvm_sea.sim.kvm.inject import Injector
 from pytest_kvm_sea.sim.kvm.mmio import Mmio
+from pytest_kvm_sea.sim.kvm.nested import HCR_HCD, Nested, show_el2
 from pytest_kvm_sea.sim.kvm.registers import Registers
 from pytest_kvm_sea.sim.uaccess import copy_from_user, copy_to_user
 from pytest_kvm_sea.uapi import kvm
@@ -42,6 +43,7 @@ _VCPU_INIT = struct.Struct("<8I")
 _REG_LIST_COUNT = struct.Struct("<Q")
 _INSTRUCTION_SIZE = 4
 _ISS_WFE = 1 << 0
+_HAS_EL2 = 1 << kvm.KVM_ARM_VCPU_HAS_EL2
 _SUPPORTED_FEATURES = 1 << kvm.KVM_ARM_VCPU_POWER_OFF | 1 << kvm.KVM_ARM_VCPU_PSCI_0_2
 _KNOWN_FEATURES = (1 << 10) - 1
 _SIGSET_SIZE = 8
@@ -72,6 +74,8 @@ class Vcpu(KvmFile):
         own = {_MPIDR: _mpidr(number)}
         self.cpu.id_registers = ChainMap(own, vm.id_registers)
         self.registers = Registers(self.cpu, vm, own)
+        self.nested: Nested | None = None
+        """The virtual EL2, if KVM_ARM_VCPU_INIT asked for one."""
         self._features: int | None = None
         self._powered_off = False
         self._signal = threading.Event()
@@ -134,7 +138,8 @@ class Vcpu(KvmFile):
             fail(errno.EINVAL)
         if any(features[1:]) or wanted & ~_KNOWN_FEATURES:
             fail(errno.ENOENT)
-        if wanted & ~_SUPPORTED_FEATURES or self.vm.vcpu_features not in {None, wanted}:
+        supported = _SUPPORTED_FEATURES | (_HAS_EL2 if self.vm.behaviour.nested else 0)
+        if wanted & ~supported or self.vm.vcpu_features not in {None, wanted}:
             fail(errno.EINVAL)
         self.vm.vcpu_features = self._features = wanted
         self._powered_off = powered_off
@@ -144,7 +149,18 @@ class Vcpu(KvmFile):
     def _reset(self) -> None:
         self.cpu.reset()
         self.cpu.vserror = None
+        if (self._features or 0) & _HAS_EL2:
+            self._have_el2()
         self.mmio.needed = False
+
+    def _have_el2(self) -> None:
+        if self.nested is None:
+            self.nested = self.inject.nested = Nested(self.cpu, self.vm.stage2)
+            self.registers.have_el2(self.nested)
+            show_el2(self.vm.id_registers)
+            show_el2(self.vm.id_limits)
+        else:
+            self.nested.reset()
 
     def _get_one_reg(self, argument: Argument) -> int:
         self._check_initialised()
@@ -210,6 +226,7 @@ class Vcpu(KvmFile):
             return self._enter_until_exit()
         finally:
             self.thread = None
+            self.inject.retry_serror()
             self._enter_pending()
 
     def _enter_until_exit(self) -> int:
@@ -222,6 +239,7 @@ class Vcpu(KvmFile):
             if self._powered_off:
                 self._wait_for_signal()
                 continue
+            self.inject.retry_serror()
             self._enter_pending()
             trap = self._run_slice()
             if trap is None or not self.fault.record(trap, cpu):
@@ -269,6 +287,13 @@ class Vcpu(KvmFile):
         return handle_abort(self)
 
     def _hypercall(self) -> bool:
+        """The guest hypervisor's, where there is one, whoever calls."""
+        if self.nested is not None:
+            if self.nested.hcr & HCR_HCD:
+                self.inject.undefined()
+            else:
+                self.inject.to_el2(self.fault.esr)
+            return True
         return smccc_call(self.cpu, self.run_page)
 
     def _secure_call(self) -> bool:
@@ -285,6 +310,16 @@ class Vcpu(KvmFile):
             self._wait_for_signal()
         return True
 
+    def _system_access(self) -> bool:
+        if self.nested is None or not self.nested.system_access(self.fault.esr):
+            self.inject.undefined()
+        return True
+
+    def _exception_return(self) -> bool:
+        if self.nested is not None:
+            self.nested.eret()
+        return True
+
     def _unknown(self) -> bool:
         self.inject.undefined()
         return True
@@ -296,4 +331,6 @@ _HANDLERS: dict[int, Callable[[Vcpu], bool]] = {
     EC.HVC64: Vcpu._hypercall,  # noqa: SLF001
     EC.SMC64: Vcpu._secure_call,  # noqa: SLF001
     EC.WFX: Vcpu._wait,  # noqa: SLF001
+    EC.SYSREG: Vcpu._system_access,  # noqa: SLF001
+    EC.ERET: Vcpu._exception_return,  # noqa: SLF001
 }

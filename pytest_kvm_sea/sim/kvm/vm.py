@@ -39,7 +39,7 @@ class Vm(KvmFile):
         self.apei = machine.apei
         self.routes_sea_to_el2 = machine.routes_sea_to_el2
         self.ipa_bits = ipa_bits
-        self.id_limits = id_registers(machine.features)
+        self.id_limits = dict(id_registers(machine.features))
         """What the host has: the most that a VM may be told that it has."""
         self.id_registers = dict(self.id_limits)
         self.memslots = Memslots(self.behaviour.page_size, ipa_bits, userfault=self.behaviour.userfault)

@@ -22,7 +22,9 @@ MMU_OFF = 0xC5_0078
 
 
 class Bare(Protocol):
-    def __call__(self, *words: int, platform: str | Platform = "ampereone", **registers: int) -> Vcpu: ...
+    def __call__(
+        self, *words: int, platform: str | Platform = "ampereone", el2: bool = False, **registers: int
+    ) -> Vcpu: ...
 
 
 @pytest.fixture
@@ -30,16 +32,17 @@ def bare() -> Iterator[Bare]:
     """Make a VM with this code at CODE, vectors at VECTORS (every vector a branch to itself), and one vCPU."""
     made: list[tuple[SimHost, Vm]] = []
 
-    def make(*words: int, platform: str | Platform = "ampereone", **registers: int) -> Vcpu:
+    def make(*words: int, platform: str | Platform = "ampereone", el2: bool = False, **registers: int) -> Vcpu:
         host = SimHost(load_platform(platform) if isinstance(platform, str) else platform)
         vm = Vm(host)
         made.append((host, vm))
         vm.memory.view(GuestPA(CODE), 4 * len(words))[:] = struct.pack(f"<{len(words)}I", *words)
         for vector in range(16):
             vm.memory.view(GuestPA(VECTORS + vector * 0x80), 4)[:] = struct.pack("<I", 0x1400_0000)
-        vcpu = vm.add_vcpu()
+        vcpu = vm.add_vcpu(el2=el2)
         vcpu.timeout = 0.2
-        for name, value in {"sctlr_el1": MMU_OFF, "vbar_el1": VECTORS, "pc": CODE, **registers}.items():
+        level = "el2" if el2 else "el1"
+        for name, value in {f"sctlr_{level}": MMU_OFF, f"vbar_{level}": VECTORS, "pc": CODE, **registers}.items():
             vcpu.set_reg(name, value)
         return vcpu
 
