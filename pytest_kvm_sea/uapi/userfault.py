@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 
 from pytest_kvm_sea.uapi.ioctls import iow
+from pytest_kvm_sea.uapi.structures import UserspaceMemoryRegion
 
 KVM_SET_USER_MEMORY_REGION2 = iow(0x49, 160)
 KVM_MEM_USERFAULT = 1 << 3
@@ -19,26 +20,16 @@ KVM_MEMORY_EXIT_FLAG_USERFAULT = 1 << 4
 """kvm_run.memory_fault.flags: the page's bit is set in the bitmap."""
 
 
-class UserspaceMemoryRegion2(ctypes.Structure):
+class UserspaceMemoryRegion2(UserspaceMemoryRegion):
     """struct kvm_userspace_memory_region2, 160 bytes; the proposal takes the first word of its padding."""
 
     _fields_ = (
-        ("slot", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("guest_phys_addr", ctypes.c_uint64),
-        ("memory_size", ctypes.c_uint64),
-        ("userspace_addr", ctypes.c_uint64),
         ("guest_memfd_offset", ctypes.c_uint64),
         ("guest_memfd", ctypes.c_uint32),
         ("pad1", ctypes.c_uint32),
         ("userfault_bitmap", ctypes.c_uint64),
         ("pad2", ctypes.c_uint64 * 13),
     )
-    slot: int
-    flags: int
-    guest_phys_addr: int
-    memory_size: int
-    userspace_addr: int
     guest_memfd_offset: int
     guest_memfd: int
     userfault_bitmap: int

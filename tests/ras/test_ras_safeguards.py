@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +24,7 @@ from pytest_kvm_sea.ras.retire import HARD_OFFLINE
 from pytest_kvm_sea.ras.safeguards import Safeguards, not_named
 from pytest_kvm_sea.ras.target import GRANULE_MASK, check_mask, extent
 from pytest_kvm_sea.sim.host import SimHost
+from tests.processes import run_at_once
 from tests.ras.ras_hosts import BASE, KNOBS, NAME, Server, guarded
 
 ROOT = Path(__file__).parents[2]
@@ -239,12 +238,11 @@ def test_a_lock_that_cannot_be_used_is_no_injection(host: Server, written: list[
 
 INJECTS = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.ras.einj import Einj
 from tests.ras.ras_hosts import Server, guarded
-directory, number, locked = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "locked"
+directory, number = Path(sys.argv[1]), int(sys.argv[2])
 host = Server(tree=directory / "tree")
 spare = [host.map_memory(0x20_0000) for _ in range(number)]  # so that no two processes have the same addresses
 memory = host.filled(0x8000)
@@ -253,7 +251,7 @@ print("ready", flush=True)
 input()
 for page in pages:
     safeguards = guarded(directory, f"process {number}")
-    with Einj(host, safeguards if locked else replace(safeguards, lock=None)) as einj:
+    with Einj(host, safeguards) as einj:
         einj.inject_at(page)
 told = [injection.request.address for injection in host.firmware.injections]
 if told != [host.process.hpa_of(page) for page in pages]:
@@ -261,34 +259,12 @@ if told != [host.process.hpa_of(page) for page in pages]:
 """
 
 
-def inject_at_once(directory: Path, processes: int, *, locked: bool) -> list[str]:
-    """Several processes over one tree of files, each injecting at pages of its own; what they complain of."""
-    (directory / "tree").mkdir()
-    Server(tree=directory / "tree").knobs()
-    made = [
-        subprocess.Popen(
-            [sys.executable, "-c", INJECTS, str(directory), str(number), "locked" if locked else "open"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(processes)
-    ]
-    for process in made:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in made:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    return [process.communicate()[1] for process in made]
-
-
 def test_processes_that_share_the_files_do_not_mix_their_addresses(tmp_path: Path) -> None:
-    assert inject_at_once(tmp_path, 3, locked=True) == ["", "", ""]
+    """Several processes over one tree of files, each injecting at pages of its own."""
+    (tmp_path / "tree").mkdir()
+    Server(tree=tmp_path / "tree").knobs()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run_at_once(INJECTS, *((str(tmp_path), str(number)) for number in range(3)), cwd=ROOT, env=environment)
     knobs = Server(tree=tmp_path / "tree").knobs()
     assert {int(text, 0) for name, text in knobs.items() if name != "error_type"} == {0}
 

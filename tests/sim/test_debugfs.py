@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pytest_kvm_sea.sim.filesystem import Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.process import Process
+from tests.processes import run_at_once
 
 EINJ = "/sys/kernel/debug/apei/einj"
 TABLE = "/sys/firmware/acpi/tables/EINJ"
@@ -183,26 +181,6 @@ WORKER = """
 
 def test_two_processes_write_the_tree_at_once(tmp_path: Path) -> None:
     """They make it together, no update is lost, and no reader under the lock sees half a text."""
-    script = textwrap.dedent(WORKER)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), text],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for text in (r"0x00000001\n", r"0x0000000000000002\n")
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        _, errors = worker.communicate(timeout=60)
-        assert worker.returncode == 0, errors
+    run_at_once(WORKER, *((str(tmp_path), text) for text in (r"0x00000001\n", r"0x0000000000000002\n")))
     tree = Tree(lambda: tmp_path, {"/d/counter": Entry(0o600, b"0")}, {})
     assert tree.read("/d/counter") == b"800"

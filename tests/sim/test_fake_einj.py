@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from pytest_kvm_sea.platforms.errors import PlatformError
 from pytest_kvm_sea.platforms.loader import load_bundled
 from pytest_kvm_sea.sim.fake_einj import FakeEinj, FakeInjection, Outcome
 from pytest_kvm_sea.sim.host import SimHost
+from tests.processes import run_at_once
 
 TARGET = 0x8_8000_1040
 MASK = 0xFFFF_FFFF_FFFF_F000
@@ -195,26 +194,7 @@ WORKER = """
 
 def test_several_processes_use_one_tree(tmp_path: Path) -> None:
     """They make it together; no injection is lost or torn, though each may hit what another one has just written."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), str(tmp_path), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors
+    workers = run_at_once(WORKER, *((str(tmp_path), str(number)) for number in range(3)))
     injections = FakeEinj(tmp_path).injections
     written = {0x8_8000_0000 + number * 0x10_0000 + turn * 0x1000 for number in range(3) for turn in range(20)}
     assert len(injections) == 60
