@@ -45,37 +45,41 @@ SCTLR_DSSBS: Final = 1 << 44
 SCTLR2_NMEA: Final = 1 << 2
 SCTLR2_EASE: Final = 1 << 5
 
-_UNKNOWN_AT_RESET: Final = 0x1DE7EC7EDBADC0DE
-_ZERO_AT_RESET: Final = (
-    "actlr_el1",
+UNKNOWN_AT_RESET: Final = 0x1DE7EC7EDBADC0DE
+"""What KVM puts where the architecture leaves a reset value open (arch/arm64/kvm/sys_regs.c reset_unknown)."""
+_UNKNOWN: Final = (
     "afsr0_el1",
     "afsr1_el1",
-    "amair_el1",
-    "cntkctl_el1",
-    "contextidr_el1",
-    "cpacr_el1",
     "csselr_el1",
-    "disr_el1",
-    "elr_el1",
+    "esr_el1",
+    "far_el1",
     "mair_el1",
-    "mdscr_el1",
-    "osdlr_el1",
     "par_el1",
-    "sctlr2_el1",
-    "spsr_el1",
-    "tcr_el1",
     "tpidr_el0",
     "tpidr_el1",
     "tpidrro_el0",
     "ttbr0_el1",
     "ttbr1_el1",
+)
+_ZERO: Final = (
+    "actlr_el1",
+    "amair_el1",
+    "cntkctl_el1",
+    "contextidr_el1",
+    "cpacr_el1",
+    "disr_el1",
+    "elr_el1",
+    "mdscr_el1",
+    "osdlr_el1",
+    "sctlr2_el1",
+    "spsr_el1",
+    "tcr_el1",
     "vbar_el1",
 )
 _RESET: Final[dict[SysReg, int]] = {
-    **dict.fromkeys(map(sysreg, _ZERO_AT_RESET), 0),
+    **dict.fromkeys(map(sysreg, _UNKNOWN), UNKNOWN_AT_RESET),
+    **dict.fromkeys(map(sysreg, _ZERO), 0),
     SCTLR_EL1: 0x00C5_0078,
-    ESR_EL1: _UNKNOWN_AT_RESET,
-    FAR_EL1: _UNKNOWN_AT_RESET,
     sysreg("oslsr_el1"): 0x8,
 }
 """What KVM resets the writable registers to."""

@@ -132,8 +132,8 @@ MUTANTS = (
         (
             Edit(
                 _RUN,
-                "    self.vm.has_run = True\n",
-                "    self.vm.has_run = True\n    if self.run_page.immediate_exit:\n        fail(errno.EINTR)\n",
+                "    self._first_run()\n",
+                "    self._first_run()\n    if self.run_page.immediate_exit:\n        fail(errno.EINTR)\n",
             ),
         ),
         ("test_vcpu_events::test_serror[unmasked]",),

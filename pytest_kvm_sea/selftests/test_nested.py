@@ -90,6 +90,16 @@ def prepare(vcpu: Vcpu) -> None:
     vcpu.set_reg("sp_el1", vcpu.vm.program.stack_top - 0x1000)
 
 
+def spare_the_host(vcpu: Vcpu) -> None:
+    """Linux 7.3.4 does not survive an event that is the hypervisor's: kvm_inject_nested changes the context of a vCPU
+    that is loaded nowhere, because KVM_SET_VCPU_EVENTS does not load it (an Oops in kvm_vcpu_put_hw_mmu)."""
+    if vcpu.vm.host.name != "sim":
+        pytest.skip(
+            "[nested-oops] KVM_SET_VCPU_EVENTS with an exception of L2 that HCR_EL2 gives to the guest hypervisor is "
+            "an Oops of the host's kernel (7.3.4, kvm_inject_nested); --kvm-sea-host sim"
+        )
+
+
 def found(vcpu: Vcpu) -> Found:
     """Run the guest to its end."""
     vcpu.expect_done()
@@ -152,13 +162,15 @@ def test_sea(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, place: Place, hcr: int, 
 def test_abort(kvm_sea_vm: VmFactory, place: Place, hcr: int, instruction: bool) -> None:
     """An abort from outside, of both classes; HCR_EL2.TEA gives that of L2 to the hypervisor."""
     vcpu = there(kvm_sea_vm, place, hcr=hcr)
+    to_el2 = not place.l2 or bool(hcr & HCR_TEA)
+    if place.l2 and to_el2:
+        spare_the_host(vcpu)
     before = vcpu.pc
     if instruction:
         vcpu.inject_instruction_abort()
     else:
         vcpu.inject_data_abort()
     seen = found(vcpu)
-    to_el2 = not place.l2 or bool(hcr & HCR_TEA)
     with known_defect("nested-routing", when=place.l2 and to_el2 and not enters_at_once(vcpu)):
         check_taken(seen, place, to_el2=to_el2, instruction=instruction)
     assert seen.esr & IL
@@ -178,6 +190,8 @@ def test_serror(kvm_sea_vm: VmFactory, place: Place, hcr: int, masked: bool) -> 
     """HCR_EL2.AMO gives L2's SErrors to the hypervisor, whatever L2 masks; a level masks only its own."""
     vcpu = there(kvm_sea_vm, place, hcr=hcr, masked=masked)
     to_el2 = not place.l2 or bool(hcr & HCR_AMO)
+    if place.l2 and to_el2:
+        spare_the_host(vcpu)
     waits = masked and not (place.l2 and to_el2)
     vcpu.inject_serror(SYNDROME)
     assert bool(vcpu.get_events().exception.serror_pending) == (waits or not enters_at_once(vcpu))

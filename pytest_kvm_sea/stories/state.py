@@ -37,6 +37,7 @@ REGISTERS = (
 )
 REGISTERS_EL2 = (
     "hcr_el2",
+    "sp_el2",
     "elr_el2",
     "spsr_el2",
     "esr_el2",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any, ClassVar
 
 KVM_RUN_UNION_SIZE = 256
 VCPU_EVENTS_SIZE = 64
@@ -12,7 +13,7 @@ VCPU_EVENTS_SIZE = 64
 class UserspaceMemoryRegion(ctypes.Structure):
     """struct kvm_userspace_memory_region, 32 bytes."""
 
-    _fields_ = (
+    _fields_: ClassVar[tuple[tuple[str, Any], ...]] = (
         ("slot", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("guest_phys_addr", ctypes.c_uint64),
@@ -53,6 +54,30 @@ class OneReg(ctypes.Structure):
 
     _fields_ = (("id", ctypes.c_uint64), ("addr", ctypes.c_uint64))
     id: int
+    addr: int
+
+
+class CreateDevice(ctypes.Structure):
+    """struct kvm_create_device, 12 bytes; KVM writes ``fd``."""
+
+    _fields_ = (("type", ctypes.c_uint32), ("fd", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+    type: int
+    fd: int
+    flags: int
+
+
+class DeviceAttr(ctypes.Structure):
+    """struct kvm_device_attr, 24 bytes; ``addr`` is the address of the value in the caller's memory."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint32),
+        ("group", ctypes.c_uint32),
+        ("attr", ctypes.c_uint64),
+        ("addr", ctypes.c_uint64),
+    )
+    flags: int
+    group: int
+    attr: int
     addr: int
 
 

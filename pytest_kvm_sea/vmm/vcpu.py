@@ -269,6 +269,8 @@ class Vcpu:
         return code
 
     def _ioctl_run(self) -> int:
+        if self.el2:
+            self.vm.complete_for_el2()
         self.running = True
         try:
             self._file.ioctl(kvm.KVM_RUN)

@@ -19,6 +19,7 @@ from pytest_kvm_sea.reports.trace import NO_TRACE, Step, Trace
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.structures import EnableCap, UserspaceMemoryRegion
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
+from pytest_kvm_sea.vmm.gic import add_gic
 from pytest_kvm_sea.vmm.memory import GuestMemory, Region
 from pytest_kvm_sea.vmm.paging import TABLE_SIZE, PageTables, TableAllocator
 from pytest_kvm_sea.vmm.vcpu import Vcpu
@@ -30,6 +31,7 @@ _LARGE_TABLES_STEP = 0x20_0000
 _LARGE_MAP_PAGES = 16 * TABLE_ENTRIES
 
 _SCTLR_M_C_I = 1 << 0 | 1 << 2 | 1 << 12
+_SCTLR_SPAN = 1 << 23
 _CPACR_FPEN = 3 << 20
 _HCR_TGE, _HCR_RW, _HCR_E2H = 1 << 27, 1 << 31, 1 << 34
 _TCR_EL1 = 0x40_0080_3510
@@ -62,6 +64,7 @@ class Vm:
         self.program: GuestProgram | None = None
         self.memory = GuestMemory()
         self.vcpus: list[Vcpu] = []
+        self._gic: File | None = None
         self.ucall_address = GuestPA(DEFAULT_UCALL_MMIO)
         self.reader = _Reader(self)
         self._allocator = TableAllocator()
@@ -102,6 +105,8 @@ class Vm:
         """Give everything back. Allowed twice."""
         for vcpu in self.vcpus:
             vcpu.close()
+        if self._gic is not None:
+            self._gic.close()
         self._resources.close()
 
     def _close_memory(self) -> None:
@@ -339,7 +344,8 @@ class Vm:
             vcpu.set_reg("hcr_el2", _HCR_RW | _HCR_TGE | _HCR_E2H)
         cpacr = "cptr_el2" if el2 else "cpacr_el1"
         vcpu.set_reg(cpacr, vcpu.get_reg(cpacr) | _CPACR_FPEN)
-        vcpu.set_reg(f"sctlr_{own}", vcpu.get_reg(f"sctlr_{own}") | _SCTLR_M_C_I)
+        # SCTLR_EL2.SPAN is 0 after reset, unlike SCTLR_EL1's: without it every exception would set PSTATE.PAN.
+        vcpu.set_reg(f"sctlr_{own}", vcpu.get_reg(f"sctlr_{own}") | _SCTLR_M_C_I | _SCTLR_SPAN)
         vcpu.set_reg(f"tcr_{own}", _TCR_EL1 | _ips(self.ipa_bits) << _TCR_IPS_SHIFT)
         vcpu.set_reg(f"mair_{own}", descriptors.MAIR_EL1)
         vcpu.set_reg(f"ttbr0_{own}", self.page_tables.root)
@@ -350,6 +356,11 @@ class Vm:
             vcpu.set_reg("pc", self.program.entry)
         self.trace.add(Step.VCPU, vcpu.who, None if self.program is None else self.program.entry)
         return vcpu
+
+    def complete_for_el2(self) -> None:
+        """What KVM wants before the first KVM_RUN of a vCPU with a virtual EL2; no vCPU can be added after that."""
+        if self._gic is None:
+            self._gic = add_gic(self)
 
 
 class _Reader:

@@ -21,6 +21,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "kvm_userspace_memory_region": structures.UserspaceMemoryRegion,
     "kvm_enable_cap": structures.EnableCap,
     "kvm_one_reg": structures.OneReg,
+    "kvm_create_device": structures.CreateDevice,
+    "kvm_device_attr": structures.DeviceAttr,
     "kvm_vcpu_init": structures.VcpuInit,
 }
 SEA_OFFSETS = {

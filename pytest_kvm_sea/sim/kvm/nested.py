@@ -17,6 +17,7 @@ from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
 from pytest_kvm_sea.arm64.sysregs import SYSREGS, SysReg, encode, sysreg
 from pytest_kvm_sea.cpu import pstate
+from pytest_kvm_sea.cpu.state import UNKNOWN_AT_RESET
 from pytest_kvm_sea.sim.kvm.nested_stage2 import NestedStage2
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _ELR, _SPSR, _ESR, _FAR = sysreg("elr_el1"), sysreg("spsr_el1"), sysreg("esr_el1
 _SCTLR2 = sysreg("sctlr2_el1")
 _SCTLR2_EASE = 1 << 5
 _RESET = {
-    sysreg("sctlr_el1"): 0x30C5_0830,
+    sysreg("sctlr_el1"): 0,
     sysreg("tcr_el1"): 0x8080_0000,
     sysreg("cpacr_el1"): 0x22FF,
     sysreg("esr_el1"): 0,
@@ -58,6 +59,9 @@ _RESET = {
 _PFR0, _MMFR1, _MMFR4 = sysreg("id_aa64pfr0_el1"), sysreg("id_aa64mmfr1_el1"), sysreg("id_aa64mmfr4_el1")
 _NI_NV1 = 0xE
 """ID_AA64MMFR4_EL1.E2H0: neither HCR_EL2.E2H = 0 nor NV1."""
+_UNKNOWN = tuple(map(sysreg, ("vpidr_el2", "vmpidr_el2", "vsesr_el2", "vdisr_el2")))
+_RES1 = {_HCR: HCR_E2H, sysreg("sctlr_el2"): 0x3050_0980}
+"""Bits that KVM keeps set, in registers where that can be seen (measured on 7.3.4)."""
 _TLBI_CRN = 8
 _SYNC, _SERROR = 0x000, 0x180
 _MODE, _MODE_BITS = 0xF, 0x1F
@@ -93,10 +97,17 @@ class Nested:
         cpu = self._cpu
         self._parked = {reg: cpu.sysregs[reg] for reg in _EL2_OF}
         self._parked_sp = 0
-        self._own = dict.fromkeys(_OWN, 0) | {_HCR: HCR_E2H}
+        cpu.sp_el1 = UNKNOWN_AT_RESET
+        self._own = dict.fromkeys(_OWN, 0) | dict.fromkeys(_UNKNOWN, UNKNOWN_AT_RESET) | {_HCR: HCR_E2H}
+        cpu.sysregs.update(dict.fromkeys(_EL2_OF, 0))
         cpu.sysregs.update(_RESET)
         self.hypervisor = cpu.nv = True
         self._load_stage2()
+
+    def finalise(self) -> None:
+        """Before the first KVM_RUN: bits that are RES1 appear (kvm_init_nv_sysregs)."""
+        for reg in _RES1:
+            self.put(reg, self.get(reg) or 0)
 
     # Where the vCPU is
 
@@ -198,7 +209,7 @@ class Nested:
         place = self.locate(_EL1_OF_EL12.get(reg, reg))
         if place is None:
             return False
-        place[0][place[1]] = value | HCR_E2H if reg == _HCR else value
+        place[0][place[1]] = value | _RES1.get(reg, 0)
         # Whatever it was: a translation regime may have changed, or who owns EL0.
         self._load_stage2()
         return True

@@ -78,6 +78,7 @@ class Vcpu(KvmFile):
         """The virtual EL2, if KVM_ARM_VCPU_INIT asked for one."""
         self._features: int | None = None
         self._powered_off = False
+        self._has_run = False
         self._signal = threading.Event()
         self._generation: object = None
         self._in_guest = False
@@ -214,7 +215,7 @@ class Vcpu(KvmFile):
         if as_number(argument):
             fail(errno.EINVAL)
         self._check_initialised()
-        self.vm.has_run = True
+        self._first_run()
         if self.run_page.exit_reason == kvm.Exit.MMIO and not self.inject.pending:
             self.mmio.complete()
         self.thread = threading.get_ident()
@@ -228,6 +229,18 @@ class Vcpu(KvmFile):
             self.thread = None
             self.inject.retry_serror()
             self._enter_pending()
+
+    def _first_run(self) -> None:
+        """Before it a VGIC must be complete, and a vCPU with EL2 must have one (kvm_arch_vcpu_run_pid_change)."""
+        if self._has_run:
+            return
+        if self.vm.vgic is not None:
+            self.vm.vgic.check_complete()
+        elif self.nested is not None:
+            fail(errno.EAGAIN)
+        if self.nested is not None:
+            self.nested.finalise()
+        self._has_run = self.vm.has_run = True
 
     def _enter_until_exit(self) -> int:
         cpu = self.cpu

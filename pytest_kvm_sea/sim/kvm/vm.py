@@ -15,6 +15,7 @@ from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
 from pytest_kvm_sea.sim.kvm.memslots import REGION2_SIZE, REGION_SIZE, Memslots
 from pytest_kvm_sea.sim.kvm.stage2 import Stage2
 from pytest_kvm_sea.sim.kvm.vcpu import Vcpu
+from pytest_kvm_sea.sim.kvm.vgic import Vgic
 from pytest_kvm_sea.uapi import kvm
 from pytest_kvm_sea.uapi.userfault import KVM_SET_USER_MEMORY_REGION2
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_kvm_sea.sim.kvm.device import Machine
 
 _ENABLE_CAP = struct.Struct("<II32x64x")
+_CREATE_DEVICE = struct.Struct("<III")
 _VCPU_INIT = struct.Struct("<8I")
 
 
@@ -47,6 +49,7 @@ class Vm(KvmFile):
         self.exits_on_sea = False
         self.nisv_to_user = False
         self.has_run = False
+        self.vgic: Vgic | None = None
         self.vcpu_features: int | None = None
         """What the first KVM_ARM_VCPU_INIT asked for: all vCPUs of a VM have the same features."""
         self.vcpus: dict[int, Vcpu] = {}
@@ -57,6 +60,7 @@ class Vm(KvmFile):
             KVM_SET_USER_MEMORY_REGION2: self._set_user_memory_region2,
             kvm.KVM_ENABLE_CAP: self._enable_cap,
             kvm.KVM_ARM_PREFERRED_TARGET: self._preferred_target,
+            kvm.KVM_CREATE_DEVICE: self._create_device,
         }
 
     def requests(self) -> Mapping[int, Handler]:
@@ -98,6 +102,21 @@ class Vm(KvmFile):
             self.exits_on_sea = True
         else:
             fail(errno.EINVAL)
+        return 0
+
+    def _create_device(self, argument: Argument) -> int:
+        """A VGICv3, the only device here. ENODEV for others, EBUSY once a vCPU has run, EEXIST for a second one."""
+        kind, _, flags = _CREATE_DEVICE.unpack(read_structure(argument, _CREATE_DEVICE.size))
+        if kind != kvm.KVM_DEV_TYPE_ARM_VGIC_V3:
+            fail(errno.ENODEV)
+        if flags & kvm.KVM_CREATE_DEVICE_TEST:
+            return 0
+        if self.vgic is not None:
+            fail(errno.EEXIST)
+        if self.has_run:
+            fail(errno.EBUSY)
+        self.vgic = Vgic(self.ipa_bits)
+        write_structure(argument, _CREATE_DEVICE.pack(kind, self._machine.install(self.vgic), flags))
         return 0
 
     def _preferred_target(self, argument: Argument) -> int:

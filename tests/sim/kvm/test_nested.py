@@ -6,6 +6,7 @@ To which level exceptions go is told by selftests/test_nested.py; this is about 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.sim.kvm.nested import Nested
 from pytest_kvm_sea.sim.kvm.vcpu import Vcpu as SimVcpu
 from pytest_kvm_sea.uapi import kvm as uapi
-from pytest_kvm_sea.uapi.structures import VcpuInit
+from pytest_kvm_sea.uapi.structures import CreateDevice, DeviceAttr, VcpuInit
 from pytest_kvm_sea.vmm.exits import MmioExit, SeaExit
 from pytest_kvm_sea.vmm.vcpu import Vcpu
 from pytest_kvm_sea.vmm.vm import Vm
@@ -35,6 +36,7 @@ MMIO = 0x0900_0000
 SELF, LDR_X0_X1, STR_X0_X1, ERET = 0x1400_0000, 0xF940_0020, 0xF900_0020, 0xD69F_03E0
 VM, AMO, TGE, HCD, RW, E2H, TEA = 1 << 0, 1 << 5, 1 << 27, 1 << 29, 1 << 31, 1 << 34, 1 << 37
 TMEA = 1 << 19
+UNKNOWN = 0x1DE7_EC7E_DBAD_C0DE
 A, IL, PAN, MASKED = 1 << 8, 1 << 20, 1 << 22, 0x3C0
 EL0, EL1T, EL1H, EL2T, EL2H = 0, 4, 5, 8, 9
 NESTED = "nested"
@@ -95,15 +97,19 @@ def test_what_a_vcpu_is_after_its_initialisation(bare: Bare) -> None:
     init = VcpuInit()
     vcpu.vm.file.ioctl(uapi.KVM_ARM_PREFERRED_TARGET, init)
     init.features[0] |= 1 << uapi.KVM_ARM_VCPU_PSCI_0_2 | 1 << uapi.KVM_ARM_VCPU_HAS_EL2
+    vcpu.vm.complete_for_el2()
     vcpu.ioctl(uapi.KVM_ARM_VCPU_INIT, init)
     assert vcpu.registers("pstate", "hcr_el2", "vbar_el1", "vbar_el2", "sctlr_el2", "esr_el2") == {
         "pstate": MASKED | EL2H,
         "hcr_el2": E2H,
         "vbar_el1": 0,
         "vbar_el2": 0,
-        "sctlr_el2": 0x30C5_0830,
+        "sctlr_el2": 0,
         "esr_el2": 0,
     }
+    assert vcpu.get_reg("ttbr0_el1") == vcpu.get_reg("sp_el2") == UNKNOWN
+    assert run(vcpu) == errno.EINTR
+    assert vcpu.get_reg("sctlr_el2") == 0x3050_0980, "RES1, since the first KVM_RUN"
 
 
 def test_the_identification_registers_say_so(bare: Bare) -> None:
@@ -315,3 +321,72 @@ def test_registers_that_only_el2_has() -> None:
         assert all(any(number & 0xFFFF == sysreg(name) for number in listed) for name in ("hcr_el2", "vbar_el2"))
         assert not any(number & 0xFFFF == sysreg("vbar_el12") for number in listed)
     host.close()
+
+
+def attribute(vm: Vm, group: int, attr: int, value: int = 0) -> int:
+    """KVM_SET_DEVICE_ATTR on the VGIC of a VM, which is made if it is not there; the errno."""
+    host = vm.host
+    assert isinstance(host, SimHost)
+    if not hasattr(vm, "test_gic"):
+        request = CreateDevice(type=uapi.KVM_DEV_TYPE_ARM_VGIC_V3)
+        vm.file.ioctl(uapi.KVM_CREATE_DEVICE, request)
+        vm.test_gic = host.adopt(request.fd)  # type: ignore[attr-defined]
+    number = ctypes.c_uint64(value)
+    try:
+        vm.test_gic.ioctl(  # type: ignore[attr-defined]
+            uapi.KVM_SET_DEVICE_ATTR, DeviceAttr(group=group, attr=attr, addr=ctypes.addressof(number))
+        )
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def run(vcpu: Vcpu) -> int:
+    """KVM_RUN with immediate_exit, without the VMM's help; the errno."""
+    vcpu._run_page.immediate_exit = 1
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        vcpu.ioctl(uapi.KVM_RUN)
+    return caught.value.errno or 0
+
+
+def test_a_vcpu_with_el2_needs_an_interrupt_controller_to_run(bare: Bare) -> None:
+    vcpu = bare(SELF, platform=NESTED, el2=True)
+    addresses, control = uapi.KVM_DEV_ARM_VGIC_GRP_ADDR, uapi.KVM_DEV_ARM_VGIC_GRP_CTRL
+    assert run(vcpu) == errno.EAGAIN
+    assert attribute(vcpu.vm, addresses, uapi.KVM_VGIC_V3_ADDR_TYPE_DIST, 0x1000) == errno.EINVAL
+    assert attribute(vcpu.vm, addresses, uapi.KVM_VGIC_V3_ADDR_TYPE_DIST, 1 << 40) == errno.E2BIG
+    assert attribute(vcpu.vm, addresses, uapi.KVM_VGIC_V3_ADDR_TYPE_DIST, 1 << 30) == 0
+    assert attribute(vcpu.vm, addresses, uapi.KVM_VGIC_V3_ADDR_TYPE_DIST, 1 << 30) == errno.EEXIST
+    assert run(vcpu) == errno.ENXIO
+    assert attribute(vcpu.vm, addresses, uapi.KVM_VGIC_V3_ADDR_TYPE_REDIST, 2 << 30) == 0
+    assert run(vcpu) == errno.EBUSY
+    assert attribute(vcpu.vm, control, 99) == errno.ENXIO
+    assert attribute(vcpu.vm, control, uapi.KVM_DEV_ARM_VGIC_CTRL_INIT) == 0
+    assert run(vcpu) == errno.EINTR
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "code"),
+    [
+        pytest.param(uapi.KVM_DEV_TYPE_ARM_VGIC_V3, uapi.KVM_CREATE_DEVICE_TEST, 0, id="test"),
+        pytest.param(4, 0, errno.ENODEV, id="another-device"),
+        pytest.param(uapi.KVM_DEV_TYPE_ARM_VGIC_V3, 0, errno.EEXIST, id="second"),
+    ],
+)
+def test_devices(bare: Bare, kind: int, flags: int, code: int) -> None:
+    vm = bare(SELF).vm
+    vm.file.ioctl(uapi.KVM_CREATE_DEVICE, CreateDevice(type=uapi.KVM_DEV_TYPE_ARM_VGIC_V3))
+    if code:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+            vm.file.ioctl(uapi.KVM_CREATE_DEVICE, CreateDevice(type=kind, flags=flags))
+        assert caught.value.errno == code
+    else:
+        vm.file.ioctl(uapi.KVM_CREATE_DEVICE, CreateDevice(type=kind, flags=flags))
+
+
+def test_no_device_comes_after_the_first_run(bare: Bare) -> None:
+    vcpu = bare(SELF)
+    assert run(vcpu) == errno.EINTR
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
+        vcpu.vm.file.ioctl(uapi.KVM_CREATE_DEVICE, CreateDevice(type=uapi.KVM_DEV_TYPE_ARM_VGIC_V3))
+    assert caught.value.errno == errno.EBUSY
