@@ -37,6 +37,7 @@ IMPLICATIONS = (
         ("cpu.ras", True), then=("cpu.parity", False), because="with FEAT_RAS the status codes for parity are reserved"
     ),
     _if(_NO_RAS, then=("cpu.ease", False), because="FEAT_DoubleFault2 needs FEAT_RAS"),
+    _if(_NO_RAS, then=("cpu.nested", False), because="a core with FEAT_NV2 is one of Armv8.4, which has FEAT_RAS"),
     _if(_NO_RAS, ("cpu.parity", True), then=("cpu.sea_far", True), because="FnV is defined for status code 0x10 only"),
     _if(*_NO_SEA, then=("cpu.sea_far", True), because=f"FnV is in the ESR_EL2 of an abort; {_GUESTS_OWN}"),
     _if(*_NO_SEA, then=("firmware.sea", SeaPolicy.UNCLAIMED), because=f"the host sees no abort; {_GUESTS_OWN}"),
