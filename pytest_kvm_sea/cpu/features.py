@@ -56,8 +56,8 @@ def id_registers(features: Features) -> Mapping[SysReg, int]:
         "id_aa64dfr0_el1": 0x6,
         "id_aa64isar0_el1": 1 << 16 | (2 if features.lse else 0) << 20,
         "id_aa64isar1_el1": 2 << 20 | 1 << 36,
-        # 4 KiB pages only, 16-bit ASIDs
-        "id_aa64mmfr0_el1": _PARANGE[bits] | 2 << 4 | _NONE << 24,
+        # All granules, 16-bit ASIDs
+        "id_aa64mmfr0_el1": _PARANGE[bits] | 2 << 4 | 1 << 20,
         "id_aa64mmfr1_el1": features.pan << 20,
         "id_aa64mmfr3_el1": features.ease << 4,
         # 64-byte lines; no IDC, no DIC

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Stage 1 of the EL1&0 translation regime with the 4 KiB granule (Arm ARM, D8)."""
+"""Stage 1 of the EL1&0 translation regime with granules of 4, 16 and 64 KiB (Arm ARM, D8)."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ class Leaf(NamedTuple):
     """With what the tables above it forbid merged in."""
 
 
+class _Granule(NamedTuple):
+    """The size of pages and tables (Arm ARM, D8.2.8 to D8.2.10)."""
+
+    page_shift: int
+    level_bits: int
+    """How many bits of the address a table resolves."""
+    largest_block: int
+    """The first level at which a descriptor may be a block."""
+
+
+_4K: Final = _Granule(12, 9, 1)
+_16K: Final = _Granule(14, 11, 2)
+_64K: Final = _Granule(16, 13, 2)
+
+
 class _Half(NamedTuple):
     """Where TCR_EL1 has the fields of one half of the address space, and which register has its tables."""
 
@@ -56,9 +71,27 @@ class _Half(NamedTuple):
     disable_shift: int
     ignore_top_shift: int
     base: SysReg
+    granule_shift: int
+    granules: tuple[_Granule, ...]
+    """By TG0 or TG1. The value that is reserved stands for 4 KiB, as the architecture allows."""
 
 
-_HALVES: Final = (_Half(0, 7, 37, TTBR0_EL1), _Half(16, 23, 38, TTBR1_EL1))
+_HALVES: Final = (
+    _Half(0, 7, 37, TTBR0_EL1, 14, (_4K, _64K, _16K, _4K)),
+    _Half(16, 23, 38, TTBR1_EL1, 30, (_4K, _16K, _4K, _64K)),
+)
+
+
+class Regime(NamedTuple):
+    """How a walk for an address begins."""
+
+    level: int
+    shift: int
+    """The lowest bit of the address that the first table resolves."""
+    table: int
+    entry: int
+    """Its number in the first table."""
+    granule: _Granule
 
 
 class Mmu(State):
@@ -110,8 +143,8 @@ class Mmu(State):
             raise Stage1Fault(esr.FSC_ADDRESS_SIZE)
         return ipa
 
-    def walk(self, va: int) -> Leaf:
-        """Follow the tables to the leaf. Raises Stage1Fault for translation, access-flag and address-size faults."""
+    def regime(self, va: int) -> Regime:
+        """What TCR_EL1 and TTBR0_EL1 or TTBR1_EL1 say of an address. Raises Stage1Fault where they have no tables."""
         tcr = self.sysregs[TCR_EL1]
         half = _HALVES[va >> 55 & 1]
         bits = 64 - (tcr >> half.size_shift & 0x3F)
@@ -121,14 +154,20 @@ class Mmu(State):
             raise Stage1Fault(esr.FSC_TRANSLATION)
         if checked >> bits != ((1 << top - bits) - 1 if half.base == TTBR1_EL1 else 0):
             raise Stage1Fault(esr.FSC_TRANSLATION)
-        level = 4 - (bits - 4) // 9
-        output = min(_OUTPUT_BITS[tcr >> 32 & 7], self.features.physical_bits)
-        shift = 39 - 9 * level
+        granule = half.granules[tcr >> half.granule_shift & 3]
+        level = 4 - -(-(bits - granule.page_shift) // granule.level_bits)
+        shift = granule.page_shift + granule.level_bits * (_LAST_LEVEL - level)
         # The table of the first level may be smaller than a page, and is aligned to its size
         table = self.sysregs[half.base] & 0x0000_FFFF_FFFF_FFFE & ~((8 << bits - shift) - 1)
+        return Regime(level, shift, table, (va & (1 << bits) - 1) >> shift, granule)
+
+    def walk(self, va: int) -> Leaf:
+        """Follow the tables to the leaf. Raises Stage1Fault for translation, access-flag and address-size faults."""
+        level, shift, table, index, (page_shift, level_bits, largest_block) = self.regime(va)
+        output = min(_OUTPUT_BITS[self.sysregs[TCR_EL1] >> 32 & 7], self.features.physical_bits)
         if table >> output:
             raise Stage1Fault(esr.FSC_ADDRESS_SIZE)
-        index = (va & (1 << bits) - 1) >> shift
+        address_mask = _ADDRESS & -(1 << page_shift)
         inherited = 0
         while True:
             descriptor = self._descriptor(table + index * 8, level)
@@ -136,15 +175,15 @@ class Mmu(State):
                 raise Stage1Fault(esr.FSC_TRANSLATION + level)
             if level == _LAST_LEVEL or not descriptor & _TABLE:
                 break
-            table = descriptor & _ADDRESS
+            table = descriptor & address_mask
             if table >> output:
                 raise Stage1Fault(esr.FSC_ADDRESS_SIZE + level)
             inherited |= descriptor
             level += 1
-            shift -= 9
-            index = va >> shift & 0x1FF
-        if (level == _LAST_LEVEL) != bool(descriptor & _TABLE) or level == 0:
-            # A block at level 0, or the reserved encoding at level 3
+            shift -= level_bits
+            index = va >> shift & (1 << level_bits) - 1
+        if (level == _LAST_LEVEL) != bool(descriptor & _TABLE) or level < largest_block:
+            # A block where there are none, or the reserved encoding at level 3
             raise Stage1Fault(esr.FSC_TRANSLATION + level)
         base = descriptor & _ADDRESS & ~((1 << shift) - 1)
         if base >> output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kvm_sea.arm64.assembler import X0, X1, X2, X3, Assembler
+from pytest_kvm_sea.arm64.assembler import X0, X1, X2, X3, Assembler, Offset
 from pytest_kvm_sea.cpu.bus import Access, ExternalAbort, Stage2Fault
 from pytest_kvm_sea.cpu.traps import Stage1Fault
 from tests.cpu.cpu_machine import CODE, DATA, EL0T, TABLES, VECTORS, Machine
@@ -282,3 +282,120 @@ def test_translate_has_no_side_effects_and_reports_walks_that_fail() -> None:
     assert machine.cpu.translate(VA, write=False, el0=False) == (None, 1 << 11 | 0x17 << 1 | 1)
     assert machine.cpu.sysregs == before
     assert VECTORS not in {ipa for ipa, _ in machine.ram.asked}
+
+
+GRANULES = {"4k": (12, 9, 0, 2, (1, 2)), "16k": (14, 11, 2, 1, (2,)), "64k": (16, 13, 1, 3, (2,))}
+"""page shift, bits that a level resolves, TG0, TG1, levels with blocks (Arm ARM, D8.2.8 to D8.2.10)."""
+
+
+class Tables:
+    """Tables of any granule in a machine's memory, made by the rules and not by the walk that they test."""
+
+    def __init__(self, granule: str, size_offset: int, *, high: bool = False) -> None:
+        self.page_shift, self.level_bits, tg0, tg1, self.blocks = GRANULES[granule]
+        self.machine = Machine()
+        self.bits = 64 - size_offset
+        levels = -(-(self.bits - self.page_shift) // self.level_bits)
+        self.first = 4 - levels
+        self.top = 0xFFFF_FFFF_FFFF_FFFF & -(1 << self.bits) if high else 0
+        self.machine["tcr_el1"] = size_offset | size_offset << 16 | tg0 << 14 | tg1 << 30 | 5 << 32
+        self.machine["ttbr1_el1" if high else "ttbr0_el1"] = 1 << 16
+        self.machine["sctlr_el1"] |= 1
+        self.made: dict[tuple[int, ...], int] = {(): 1 << 16}
+        self.next = (1 << 16) + (1 << self.page_shift)
+
+    def shift(self, level: int) -> int:
+        return self.page_shift + self.level_bits * (3 - level)
+
+    def put(self, va: int, ipa: int, level: int, kind: int, attributes: int = AF) -> None:
+        path: tuple[int, ...] = ()
+        for step in range(self.first, level):
+            index = self.index(va, step)
+            if (*path, index) not in self.made:
+                self.made[*path, index] = self.next
+                self.write(self.made[path] + 8 * index, self.next | 3)
+                self.next += 1 << self.page_shift
+            path = (*path, index)
+        self.write(self.made[path] + 8 * self.index(va, level), ipa | attributes | kind)
+
+    def index(self, va: int, level: int) -> int:
+        width = self.level_bits if level > self.first else self.bits - self.shift(level)
+        return va >> self.shift(level) & (1 << width) - 1
+
+    def write(self, address: int, value: int) -> None:
+        self.machine.fill(address, value.to_bytes(8, "little"))
+        self.machine.cpu.invalidate_tlb()
+
+    def translate(self, va: int) -> int:
+        return self.machine.cpu.stage1(va, Access.READ, el=1, pan=False)
+
+
+@pytest.mark.parametrize("high", [False, True], ids=["ttbr0", "ttbr1"])
+@pytest.mark.parametrize("size_offset", [16, 17, 22, 25, 28, 31, 36, 39])
+@pytest.mark.parametrize("granule", GRANULES)
+def test_granules(granule: str, size_offset: int, high: bool) -> None:
+    """Every size of the address space begins at its level; pages and blocks keep the low bits."""
+    tables = Tables(granule, size_offset, high=high)
+    va = tables.top | 0x0000_9ABC_DEF1_2345 & (1 << tables.bits) - 1
+    for level in (3, *tables.blocks):
+        if level < tables.first:
+            continue
+        tables = Tables(granule, size_offset, high=high)
+        size = 1 << tables.shift(level)
+        tables.put(va, 0x5A_0000_0000_00 & -size, level, 3 if level == 3 else 1)
+        assert tables.translate(va) == 0x5A_0000_0000_00 & -size | va & size - 1
+        for wrong in (va ^ size, va ^ 1 << tables.bits - 1):
+            assert fsc_of(tables.machine, wrong) in range(0x04, 0x08)
+
+
+@pytest.mark.parametrize("granule", GRANULES)
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_what_each_granule_has_no_blocks_for(granule: str, level: int) -> None:
+    tables = Tables(granule, 16)
+    if level < tables.first:
+        pytest.skip("the walk begins below")
+    va = 0x1234_5678_9ABC
+    tables.put(va, 0, level, 1)
+    assert fsc_of(tables.machine, va) == (None if level in tables.blocks else 0x04 + level)
+
+
+@pytest.mark.parametrize("granule", GRANULES)
+def test_the_low_bits_of_a_table_descriptor_are_no_address(granule: str) -> None:
+    """Tables are as large as pages: what is below in the descriptor is ignored."""
+    tables = Tables(granule, 25)
+    va = 0x12_3456_7000
+    tables.put(va, 0, 3, 3)
+    path = tuple(tables.index(va, level) for level in range(tables.first, 3))
+    entry = tables.made[path[:-1]] + 8 * path[-1]
+    tables.write(entry, tables.made[path] | 0xFFF & ~3 | 3 | ((1 << tables.page_shift) - 1 & ~0xFFF))
+    assert fsc_of(tables.machine, va) is None
+
+
+def test_the_reserved_granule_is_4k() -> None:
+    tables = Tables("4k", 25)
+    tables.machine["tcr_el1"] |= 3 << 14
+    tables.put(0x1000, 0, 3, 3)
+    assert fsc_of(tables.machine, 0x1000) is None
+
+
+def test_code_runs_from_pages_of_64k() -> None:
+    """With one entry of a table for what is sixteen pages of the bus."""
+
+    def code(a: Assembler) -> None:
+        a.mov(X0, 0x1_0000)
+        a.ldr(X1, Offset(X0, 0x4008))
+        a.str(X1, Offset(X0, 0x5000))
+
+    machine = Machine(code)
+    machine["tcr_el1"] = 16 | 16 << 16 | 1 << 14 | 3 << 30 | 5 << 32
+    machine.fill(TABLES, (TABLES + 0x1_0000 | 3).to_bytes(8, "little"))
+    machine.fill(TABLES + 0x1_0000, (TABLES + 0x2_0000 | 3).to_bytes(8, "little"))
+    table = TABLES + 0x2_0000
+    for page in range(16):
+        machine.fill(table + 8 * page, (page << 16 | AF | 3).to_bytes(8, "little"))
+    machine["ttbr0_el1"] = TABLES
+    machine["sctlr_el1"] |= 1
+    machine.fill(0x1_4008, b"sixtyfou")
+    machine.cpu.invalidate_tlb()
+    machine.finish()
+    assert bytes(machine.ram.view[0x1_5000:0x1_5008]) == b"sixtyfou"

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.sysregs import sysreg
 from pytest_kvm_sea.cpu.bus import PAGE_MASK, Access, ExternalAbort, Stage2Fault
+from pytest_kvm_sea.cpu.traps import Stage1Fault
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.cpu.cpu import Cpu
     from pytest_kvm_sea.sim.kvm.stage2 import Stage2
 
-_TTBR0, _TTBR1, _TCR, _SCTLR = sysreg("ttbr0_el1"), sysreg("ttbr1_el1"), sysreg("tcr_el1"), sysreg("sctlr_el1")
-_HIGH_HALF = 1 << 55
-_T1SZ_SHIFT = 16
-_SIZE_MASK = 0x3F
+_SCTLR = sysreg("sctlr_el1")
 _U64 = struct.Struct("<Q")
 
 
@@ -28,19 +26,20 @@ def descriptor_level(cpu: Cpu, stage2: Stage2, va: int, page: int) -> int | None
     """
     if not cpu.sysregs[_SCTLR] & 1:
         return 0
-    high = bool(va & _HIGH_HALF)
-    size_offset = cpu.sysregs[_TCR] >> (_T1SZ_SHIFT if high else 0) & _SIZE_MASK
-    level = 4 - -(-(64 - size_offset - descriptors.PAGE_SHIFT) // 9)
-    table = cpu.sysregs[_TTBR1 if high else _TTBR0] & descriptors.ADDRESS_MASK
+    try:
+        level, shift, table, index, granule = cpu.regime(va)
+    except Stage1Fault:
+        return None
     while True:
-        address = table + descriptors.index(va, level) * 8
+        address = table + index * 8
         if address & ~PAGE_MASK == page:
             return level
         descriptor = _read(stage2, address)
         if descriptor is None or not descriptors.is_table(descriptor, level):
             return None
-        table = descriptor & descriptors.ADDRESS_MASK
-        level += 1
+        table = descriptor & descriptors.ADDRESS_MASK & -(1 << granule.page_shift)
+        level, shift = level + 1, shift - granule.level_bits
+        index = va >> shift & (1 << granule.level_bits) - 1
 
 
 def _read(stage2: Stage2, ipa: int) -> int | None:
