@@ -55,7 +55,7 @@ def build(kind: str, level: str, directory: Path) -> tuple[Path, Path]:
     """Compile all programs: the guest, and the executable for Linux."""
     compiler = [*compilers()[kind], level, *STRICT, f"-I{SOURCES}"]
     flags = ["-c", *compile_flags()]
-    (directory / "table.c").write_text(_table())
+    (directory / "table.c").write_text(_table(names()))
     sources = [*(str(path) for path in sorted(SOURCES.glob("*.c"))), "table.c", str(GLUE / "linux.c")]
     # Of several files with -c zig compiles the first, and says nothing about the others.
     for batch in [sources] if kind == "gcc" else [[source] for source in sources]:
@@ -66,10 +66,23 @@ def build(kind: str, level: str, directory: Path) -> tuple[Path, Path]:
         _run([*compiler, *flags, *again], directory)
     objects = [str(directory / f"{name}.o") for name in [*names(), "table"]]
     guest = compile_guest([GLUE / "guest.c", *objects], directory / "guest.elf", options=(STACK,), compiler=compiler)
-    runtime = str(include_dir() / "kvm_sea_runtime.S")
-    link = ["-nostdlib", "-static", "-no-pie", "linux.o", runtime, *objects, "-o", "linux.elf"]
-    _run([*compiler, *link], directory)
-    return guest, directory / "linux.elf"
+    return guest, _link_for_linux(compiler, ["linux", *names(), "table"], directory / "linux.elf")
+
+
+def build_timed(kind: str, level: str, program: str, directory: Path) -> Path:
+    """An executable for Linux that writes how many nanoseconds a program takes, of objects that `build` has made."""
+    compiler = [*compilers()[kind], level]
+    (directory / "timed_table.c").write_text(_table([program]))
+    for source, made in (("timed_table.c", "timed_table.o"), (str(GLUE / "linux.c"), "timed_linux.o")):
+        _run([*compiler, "-DTIMED", "-c", *compile_flags(), source, "-o", made], directory)
+    return _link_for_linux(compiler, ["timed_linux", *names(), "timed_table"], directory / "timed.elf")
+
+
+def _link_for_linux(compiler: Sequence[str], objects: Sequence[str], executable: Path) -> Path:
+    """Names of objects in the directory of the executable."""
+    parts = [str(include_dir() / "kvm_sea_runtime.S"), *(f"{name}.o" for name in objects)]
+    _run([*compiler, "-nostdlib", "-static", "-no-pie", *parts, "-o", executable.name], executable.parent)
+    return executable
 
 
 def qemu() -> str | None:
@@ -106,13 +119,12 @@ def digests() -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(sources)}
 
 
-def _table() -> str:
-    found = names()
+def _table(programs: Sequence[str]) -> str:
     return (
         "#include <stdint.h>\n"
         f"volatile uint64_t seed = UINT64_C({SEED:#x});\n"
-        f"uint64_t {', '.join(f'{name}(void)' for name in found)};\n"
-        f"uint64_t (*const programs[])(void) = {{ {', '.join(found)}, 0 }};\n"
+        f"uint64_t {', '.join(f'{name}(void)' for name in programs)};\n"
+        f"uint64_t (*const programs[])(void) = {{ {', '.join([*programs, '0'])} }};\n"
     )
 
 
