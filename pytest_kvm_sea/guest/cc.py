@@ -15,19 +15,22 @@ from pathlib import Path
 
 from pytest_kvm_sea.guest.errors import GuestBuildError
 
-_TARGET = (
-    # No libc below it, no dynamic linker, nothing that runs before _start
+_COMPILE = (
+    # No libc below it, and no dynamic linker
     "-ffreestanding",
-    "-nostdlib",
-    "-static",
     "-fno-pie",
-    "-no-pie",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
     # The simulated processor has no FP and SIMD registers, and handlers would have to save them
     "-mgeneral-regs-only",
     # LSE by -march, and not by a look at the processor that libgcc takes with the help of libc
     "-mno-outline-atomics",
+)
+_LINK = (
+    # Nothing that runs before _start
+    "-nostdlib",
+    "-static",
+    "-no-pie",
     "-Wl,-z,max-page-size=4096",
     "-Wl,--build-id=none",
 )
@@ -46,7 +49,12 @@ def build_flags() -> list[str]:
     """Arguments for gcc or clang, besides the guest's own files and ``-o``."""
     directory = include_dir()
     parts = [str(directory / name) for name in ("kvm_sea_guest.ld", "kvm_sea_guest.S", "kvm_sea_runtime.S")]
-    return [*_TARGET, f"-I{directory}", "-T", *parts]
+    return [*compile_flags(), *_LINK, "-T", *parts]
+
+
+def compile_flags() -> list[str]:
+    """Those of `build_flags` that a file compiled alone (``-c``) needs."""
+    return [*_COMPILE, f"-I{include_dir()}"]
 
 
 def compilers() -> dict[str, list[str]]:

@@ -96,6 +96,7 @@ def test_shifts(vcpu: Vcpu, number: int, by: int) -> None:
 @example(number=0)
 def test_counting_bits(vcpu: Vcpu, number: int) -> None:
     assert call(vcpu, "__popcountdi2", number)[0] & 0xFFFF_FFFF == number.bit_count()
+    assert call(vcpu, "__paritydi2", number)[0] & 0xFFFF_FFFF == number.bit_count() % 2
 
 
 @quickly

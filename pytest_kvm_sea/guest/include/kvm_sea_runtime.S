@@ -192,4 +192,16 @@
 	ret
 	end_function __popcountdi2
 
+	.section .text.__paritydi2, "ax", %progbits
+	runtime __paritydi2
+	eor	x0, x0, x0, lsr #32
+	eor	x0, x0, x0, lsr #16
+	eor	x0, x0, x0, lsr #8
+	eor	x0, x0, x0, lsr #4
+	eor	x0, x0, x0, lsr #2
+	eor	x0, x0, x0, lsr #1
+	and	w0, w0, #1
+	ret
+	end_function __paritydi2
+
 	.section .note.GNU-stack, "", %progbits
