@@ -27,7 +27,8 @@ from pytest_kvm_sea.guest.program import GuestProgram
 from pytest_kvm_sea.platforms.loader import load_platform
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.vmm.vm import Vm
-from tests.guest.c_programs import build, build_timed, names, qemu, recorded
+from tests.guest import qemu_user
+from tests.guest.c_programs import build, build_timed, names, recorded
 
 _REPEATS = 5
 _WARM_UP = 10
@@ -59,7 +60,7 @@ def simulated(program: GuestProgram, name: str) -> tuple[float, int]:
 
 def in_qemu(directory: Path, name: str) -> str:
     """Milliseconds."""
-    emulator = qemu()
+    emulator = qemu_user.find()
     if not emulator:
         return "not installed"
     timed = str(build_timed("gcc", "-O2", name, directory))

@@ -24,6 +24,7 @@ from pytest_kvm_sea.guest.program import GuestProgram
 from pytest_kvm_sea.platforms.loader import load_platform
 from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.vmm.vm import Vm
+from tests.guest import qemu_user
 
 SOURCES = Path(__file__).parents[2] / "fixtures/guests/checksums"
 GLUE = SOURCES / "glue"
@@ -85,14 +86,9 @@ def _link_for_linux(compiler: Sequence[str], objects: Sequence[str], executable:
     return executable
 
 
-def qemu() -> str | None:
-    """qemu-aarch64, where it is installed."""
-    return shutil.which("qemu-aarch64")
-
-
 def emulated(executable: Path) -> dict[str, int]:
     """What the executable for Linux writes in qemu-aarch64."""
-    emulator = qemu()
+    emulator = qemu_user.find()
     assert emulator, "no qemu-aarch64: apt install qemu-user"
     done = subprocess.run([emulator, str(executable)], capture_output=True, text=True, check=False, timeout=60)
     lines = done.stdout.split()

@@ -19,8 +19,8 @@ import pytest
 
 from pytest_kvm_sea.guest.cc import compilers
 from pytest_kvm_sea.guest.program import GuestProgram
-from tests.guest import c_programs
-from tests.guest.c_programs import BUILT, LEVELS, PREBUILT, build, emulated, names, qemu, recorded, simulated
+from tests.guest import c_programs, qemu_user
+from tests.guest.c_programs import BUILT, LEVELS, PREBUILT, build, emulated, names, recorded, simulated
 
 FOUND = compilers()
 ALL = os.environ.get("KVM_SEA_TEST_C_GUESTS") == "all"
@@ -58,7 +58,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], C
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not expected.exists():
                 _guest, linux = build(kind, level, directory)
-                expected.write_text(json.dumps(emulated(linux) if qemu() else recorded()))
+                expected.write_text(json.dumps(emulated(linux) if qemu_user.find() else recorded()))
         guest = GuestProgram.from_elf(directory / "guest.elf")
         return Compiled(guest, directory / "linux.elf", json.loads(expected.read_text()))
 
@@ -70,7 +70,8 @@ needs_compiler = pytest.mark.skipif(
     reason="[c-compiler] no C compiler for AArch64: apt install gcc-aarch64-linux-gnu, or pip install ziglang",
 )
 needs_qemu = pytest.mark.skipif(
-    not qemu(), reason="[qemu-user] no qemu-aarch64, what the programs are compared with: apt install qemu-user"
+    not qemu_user.find(),
+    reason="[qemu-user] no qemu-aarch64, what the programs are compared with; python -m tests.guest.qemu_user",
 )
 
 
