@@ -235,6 +235,40 @@ def test_illegal_exception_return(mode: int) -> None:
     assert machine["spsr_el1"] == EL1H | NZCV | PIL
 
 
+def test_exception_return_does_not_step() -> None:
+    """PSTATE.SS is zero unless MDSCR_EL1 asks for steps (Arm ARM, DebugExceptionReturnSS); nor is there UAO."""
+    machine = Machine(lambda a: a.eret())
+    machine.code(lambda a: a.svc(1), at=CODE + 0x100)
+    machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | SS | UAO | PAN | SSBS | DIT
+    assert machine.vector() == 0x400
+    assert machine["spsr_el1"] == EL0T | PAN | SSBS | DIT
+
+
+@pytest.mark.parametrize(("feature", "bit"), [("dit", DIT), ("pan", PAN), ("ssbs", SSBS)])
+def test_exception_return_leaves_what_there_is_not(feature: str, bit: int) -> None:
+    machine = Machine(lambda a: a.eret(), Features(**{feature: False}))
+    machine.code(lambda a: a.svc(1), at=CODE + 0x100)
+    machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | bit
+    assert machine.vector() == 0x400
+    assert machine["spsr_el1"] == EL0T
+
+
+_BEFORE_ILLEGAL_STATE = [(CODE + 2, 0x22 << 26 | IL), (1 << 50, 0x21 << 26 | IL)]
+
+
+@pytest.mark.parametrize(("pc", "esr"), _BEFORE_ILLEGAL_STATE, ids=["PC alignment", "instruction abort"])
+@pytest.mark.parametrize("step", [False, True])
+def test_what_comes_before_an_illegal_state(pc: int, esr: int, step: bool) -> None:
+    """The fetch comes first (Arm ARM, D1.3.5: synchronous exceptions by priority)."""
+    machine = Machine()
+    machine.cpu.pstate, machine.cpu.pc = EL1H | PIL, pc
+    if step:
+        assert machine.cpu.step() is None
+    else:
+        machine.vector()
+    assert (hex(machine["esr_el1"]), machine["far_el1"], machine["elr_el1"]) == (hex(esr), pc, pc)
+
+
 def test_stack_pointers_are_banked() -> None:
     def build(asm: Assembler) -> None:
         asm.add(X0, SP, 0)
