@@ -114,6 +114,24 @@ def test_traps_to_el2(build: _Build, trap: Trap, offset: int) -> None:
     assert (machine.cpu.pc, machine.cpu.instructions) == (CODE + offset, offset // 4)
 
 
+_NOT_FOR_EL1: list[tuple[str, _Build]] = [
+    # RVBAR_EL1 is there only where EL1 is the highest exception level; the TLBIs are those of FEAT_TLBIOS,
+    # FEAT_TLBIRANGE, EL2, and no extension
+    ("rvbar_el1", lambda a: a.mrs(X0, "rvbar_el1")),
+    ("tlbi vmalle1os", lambda a: a.word(0xD508811F)),
+    ("tlbi rvae1", lambda a: a.word(0xD5088620)),
+    ("tlbi alle2", lambda a: a.word(0xD50C871F)),
+    ("tlbi op2 4", lambda a: a.word(0xD508879F)),
+]
+
+
+@pytest.mark.parametrize("build", [c[1] for c in _NOT_FOR_EL1], ids=[c[0] for c in _NOT_FOR_EL1])
+def test_undefined_at_el1(build: _Build) -> None:
+    machine = Machine(build)
+    assert machine.vector() == 0x200
+    assert (hex(machine["esr_el1"]), machine["elr_el1"]) == (hex(IL), CODE)
+
+
 # EL0
 
 _AT_EL0: list[tuple[str, _Build, int, int | None]] = [
