@@ -21,7 +21,7 @@ class Operation(NamedTuple):
 
 def _at(*, write: bool, el0: bool) -> Operation:
     def action(c: Exceptions, va: int) -> None:
-        c.sysregs[PAR_EL1] = c.translate(va, write=write, el0=el0)[1]
+        c.sysregs[PAR_EL1] = c.address_translation(va, write=write, el0=el0)
 
     return Operation(action)
 

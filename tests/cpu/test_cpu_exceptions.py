@@ -262,9 +262,11 @@ def test_exception_return_does_not_step() -> None:
     assert machine["spsr_el1"] == EL0T | PAN | SSBS | DIT
 
 
-@pytest.mark.parametrize(("feature", "bit"), [("dit", DIT), ("pan", PAN), ("ssbs", SSBS)])
-def test_exception_return_leaves_what_there_is_not(feature: str, bit: int) -> None:
-    machine = Machine(lambda a: a.eret(), Features(**{feature: False}))
+@pytest.mark.parametrize(
+    ("features", "bit"), [(Features(dit=False), DIT), (Features(pan=False), PAN), (Features(ssbs=False), SSBS)]
+)
+def test_exception_return_leaves_what_there_is_not(features: Features, bit: int) -> None:
+    machine = Machine(lambda a: a.eret(), features)
     machine.code(lambda a: a.svc(1), at=CODE + 0x100)
     machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | bit
     assert machine.vector() == 0x400

@@ -68,9 +68,11 @@ class Pair:
     def results(self, cases: Sequence[Case]) -> list[tuple[Result, Result]]:
         """QEMU's result and the simulated one for each case."""
         expected = self._qemu.run(cases)
-        return [
-            (normal(theirs), normal(self._simulated.run(case))) for case, theirs in zip(cases, expected, strict=True)
-        ]
+        return [(normal(theirs), self.simulate(case)) for case, theirs in zip(cases, expected, strict=True)]
+
+    def simulate(self, case: Case) -> Result:
+        """The simulated result."""
+        return normal(self._simulated.run(case))
 
     def compare(self, cases: Sequence[Case], *, kind: str = "", keep: int = 40) -> Tally:
         """Run cases; at most ``keep`` mismatches are kept, the others only counted."""

@@ -20,6 +20,12 @@ def system_pattern(op0: str, op1: str, crn: str, crm: str, op2: str) -> str:
 
 ONLY_IN_QEMU: Final = (
     ("debug registers (docs/model.md)", system_pattern("10", "xxx", "xxxx", "xxxx", "xxx")),
+    ("timers (docs/model.md): CNTP_*_EL0, CNTV_*_EL0", system_pattern("11", "011", "1110", "001x", "xxx")),
+    ("PMU (docs/model.md): PMCR_EL0 and others", system_pattern("11", "011", "1001", "11xx", "xxx")),
+    ("PMU: PMINTENSET_EL1, PMINTENCLR_EL1, PMMIR_EL1", system_pattern("11", "000", "1001", "1110", "xxx")),
+    ("PMU: PMEVCNTR<n>_EL0, PMEVTYPER<n>_EL0", system_pattern("11", "011", "1110", "1xxx", "xxx")),
+    ("FEAT_LOR", system_pattern("11", "000", "1010", "0100", "xxx")),
+    ("registers of the Neoverse N1 alone", system_pattern("11", "xxx", "1x11", "xxxx", "xxx")),
     ("FEAT_FlagM, FEAT_FlagM2: CFINV, XAFLAG, AXFLAG", "11010101 00 0 00 000 0100 xxxx 0xx 11111"),
     ("FEAT_UAO: MSR (immediate) UAO", "11010101 00 0 00 000 0100 xxxx 011 11111"),
     ("FEAT_UAO: UAO", system_pattern("11", "000", "0100", "0010", "100")),
@@ -28,7 +34,10 @@ ONLY_IN_QEMU: Final = (
 )
 ONLY_IN_THE_MODEL: Final = (
     ("FEAT_LRCPC2: LDAPUR, STLUR", "xx 011 0 01 xx 0 xxxxxxxxx 00 xxxxx xxxxx"),
-    ("ERRSELR_EL1, which need not be there where there are no records", system_pattern("11", "000", "0101", "0011", "001")),
+    (
+        "ERRSELR_EL1, which need not be there where there are no records",
+        system_pattern("11", "000", "0101", "0011", "001"),
+    ),
     ("FEAT_SB: SB", "11010101000000110011 xxxx 111 11111"),
 )
 

@@ -10,8 +10,33 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_kvm_sea.arm64.assembler import Assembler
-from pytest_kvm_sea.arm64.operands import SP, X0, X1, X2, X3, X4, X5, X6, X7, X8, X9, X10, X11, X12, X13, X14, X30
-from pytest_kvm_sea.arm64.operands import Cond, Label, Offset, Post, Reg, W, X, XZR
+from pytest_kvm_sea.arm64.operands import (
+    SP,
+    X0,
+    X1,
+    X2,
+    X3,
+    X4,
+    X5,
+    X6,
+    X7,
+    X8,
+    X9,
+    X10,
+    X11,
+    X12,
+    X13,
+    X14,
+    X30,
+    XZR,
+    Cond,
+    Label,
+    Offset,
+    Post,
+    Reg,
+    W,
+    X,
+)
 from tests.oracle import layout as at
 
 # EL2's registers have no names in the package, which knows EL1 and EL0
@@ -25,7 +50,7 @@ _SP_EL1: Final = "s3_4_c4_c1_0"
 _VBAR: Final = "s3_4_c12_c0_0"
 
 _HCR_VALUE: Final = 1 << 31 | 1 << 19 | 1 << 13 | 1 << 0
-"""RW (EL1 is AArch64), TSC and TWI (SMC and WFI are taken to EL2), VM (stage 2 is on): what KVM sets and the model has."""
+"""RW (EL1 is AArch64), TSC and TWI (SMC and WFI are taken to EL2), VM (stage 2 is on): what the model has of KVM's."""
 _SETUP: Final = {
     _HCR: _HCR_VALUE,
     "s3_4_c1_c1_1": 0,  # MDCR_EL2

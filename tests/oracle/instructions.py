@@ -142,10 +142,13 @@ def unpredictable(word: int) -> str:
             return "a pair loaded into one register"
     if name == "EXCLUSIVE_PAIR" and f["L"] and f["Rt"] == f["Rt2"]:
         return "a pair loaded into one register"
-    if name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"} and not f["L"]:
-        if f["Rs"] in {f["Rt"], f.get("Rt2")} or f["Rs"] == f["Rn"] != 31:
-            return "the status of a store-exclusive goes into one of its operands"
+    if name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"} and not f["L"] and _status_overlaps(f):
+        return "the status of a store-exclusive goes into one of its operands"
     return _should_be(encoding, word)
+
+
+def _status_overlaps(f: dict[str, int]) -> bool:
+    return f["Rs"] in {f["Rt"], f.get("Rt2")} or f["Rs"] == f["Rn"] != 31
 
 
 def _should_be(encoding: Encoding, word: int) -> str:

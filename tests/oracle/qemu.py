@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from typing import Final
 
 from pytest_kvm_sea.arm64 import esr
 from pytest_kvm_sea.emulated import native
-from pytest_kvm_sea.emulated.cache import Cache, default_directory
+from pytest_kvm_sea.emulated.cache import Cache, Log, default_directory
 from tests.oracle import harness, tables
 from tests.oracle import layout as at
 from tests.oracle.case import Case, Result, broken
@@ -31,7 +32,7 @@ class QemuError(Exception):
     """QEMU did not run, or the harness did not end as it should."""
 
 
-def command(log_to_stderr: native.Log) -> list[str]:
+def command(log_to_stderr: Log) -> list[str]:
     """The start of QEMU's command line: what is on PATH, else fetched by apt. Raises EmulationError."""
     return native.qemu(Cache(default_directory()), log_to_stderr)
 
@@ -72,10 +73,9 @@ class Qemu:
             file.truncate(size)
             with mmap.mmap(file.fileno(), size) as ram:
                 self._fill(ram, cases)
-                try:
+                # Then the results end before the case that does not
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     self._execute(Path(file.name), size)
-                except subprocess.TimeoutExpired:
-                    pass
                 left: int = struct.unpack_from("<Q", ram, at.STATE - at.RAM + 16)[0]
                 done = len(cases) - left
                 base = at.output(len(cases)) - at.RAM

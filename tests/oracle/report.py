@@ -76,9 +76,9 @@ def _differences(qemu: Result, simulated: Result) -> Iterator[str]:
         yield from _row(name, theirs, ours)
     theirs_changed, ours_changed = dict(qemu.changes), dict(simulated.changes)
     for address in sorted(theirs_changed.keys() | ours_changed.keys()):
-        theirs, ours = theirs_changed.get(address), ours_changed.get(address)
-        if theirs != ours:
-            yield f"    [{address:#x}]{_changed(theirs):>20}{_changed(ours):>20}"
+        values = [each.get(address) for each in (theirs_changed, ours_changed)]
+        if values[0] != values[1]:
+            yield f"    [{address:#x}]{_changed(values[0]):>20}{_changed(values[1]):>20}"
 
 
 def _row(name: str, theirs: int, ours: int) -> Iterator[str]:

@@ -70,7 +70,7 @@ class Simulated:
         code = case.code_at - at.GUEST
         _CODE.pack_into(memory, code, *case.padded())
         self._set(case)
-        engine.HOT = 1 if case.compiled else _USUAL_HOT  # type: ignore[misc]
+        engine.HOT = 1 if case.compiled else _USUAL_HOT
         try:
             trap = cpu.run(LIMIT)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding

@@ -10,7 +10,6 @@ from pytest_kvm_sea.arm64.asm_control import PSTATE_FIELDS, SYSTEM_OPERATIONS
 from pytest_kvm_sea.arm64.encodings import ENCODINGS
 from pytest_kvm_sea.arm64.sysregs import SYSREGS
 from pytest_kvm_sea.cpu import pstate, state
-from tests.oracle import layout as at
 from tests.oracle.instructions import Draft, random_word
 from tests.oracle.surroundings import M64, data_address, operand
 
@@ -34,7 +33,7 @@ _SEMIHOSTING: Final = 0xF000
 def mrs(draft: Draft) -> None:
     rng = draft.rng
     name = rng.choice(_FROM_EL0 if rng.randrange(3) == 0 else tuple(SYSREGS))
-    register = SYSREGS[name]
+    register: int = SYSREGS[name]
     if rng.randrange(20) == 0:
         register = rng.getrandbits(15) | 0x8000
     draft.words.append(ENCODINGS["MRS"].encode(sysreg=register & 0x7FFF, Rt=rng.randrange(32)))
