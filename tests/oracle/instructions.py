@@ -151,6 +151,15 @@ def _status_overlaps(f: dict[str, int]) -> bool:
     return f["Rs"] in {f["Rt"], f.get("Rt2")} or f["Rs"] == f["Rn"] != 31
 
 
+def exclusives_of_two_sizes(words: list[int]) -> bool:
+    """Whether a store-exclusive has another size than a load before it (Arm ARM, B2.12: CONSTRAINED UNPREDICTABLE)."""
+    sizes = set()
+    for encoding, word in ((decode(word), word) for word in words):
+        if encoding is not None and encoding.name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"}:
+            sizes.add(word >> 30 | word >> 19 & 4)
+    return len(sizes) > 1
+
+
 def _should_be(encoding: Encoding, word: int) -> str:
     if word & encoding.should_be != encoding.should_be:
         return "a bit that should be one is not"
