@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.oracle import layout as at
 from tests.oracle import qemu, report, strata, tables
 from tests.oracle.compare import Pair
 from tests.oracle.encodings_of_one import ONLY_IN_QEMU, ONLY_IN_THE_MODEL, only_in_qemu, only_in_the_model
+from tests.oracle.known import KNOWN
 from tests.oracle.shrink import shrink
 from tests.oracle.strata import KINDS, NEOVERSE
 
@@ -124,3 +126,8 @@ def test_a_case_must_be_named_as_it_is_printed(value: str, capsys: pytest.Captur
         program.main(["--only", value])
     assert ended.value.code == program.USAGE
     assert f"{value!r} is not KIND:INDEX; kinds: cases, later, words" in capsys.readouterr().err
+
+
+def test_the_documentation_has_every_explanation() -> None:
+    text = (Path(__file__).parents[2] / "docs/oracle.md").read_text(encoding="utf-8")
+    assert [each.name for each in KNOWN if f"| {each.name} | {each.reason} |" not in text] == []
