@@ -142,7 +142,7 @@ class Cpu(System):
             block.region = compile_region(block.pc, view, partial(_is_warm, view=view))
 
     def _check_il(self) -> None:
-        """After the fetch, whose exceptions have priority (Arm ARM, D1.3.5)."""
+        """After the fetch, whose exceptions have priority (Arm ARM, D1: synchronous exceptions by priority)."""
         if self.pstate_bits & pstate.IL:
             raise GuestException(syndrome(EC.ILLEGAL_STATE))
 

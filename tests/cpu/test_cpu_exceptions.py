@@ -279,7 +279,7 @@ _BEFORE_ILLEGAL_STATE = [(CODE + 2, 0x22 << 26 | IL), (1 << 50, 0x21 << 26 | IL)
 @pytest.mark.parametrize(("pc", "esr"), _BEFORE_ILLEGAL_STATE, ids=["PC alignment", "instruction abort"])
 @pytest.mark.parametrize("step", [False, True])
 def test_what_comes_before_an_illegal_state(pc: int, esr: int, step: bool) -> None:
-    """The fetch comes first (Arm ARM, D1.3.5: synchronous exceptions by priority)."""
+    """The fetch comes first (Arm ARM, D1: synchronous exceptions by priority)."""
     machine = Machine()
     machine.cpu.pstate, machine.cpu.pc = EL1H | PIL, pc
     if step:

@@ -100,7 +100,7 @@ def _aim(draft: Draft, name: str, fields: dict[str, int]) -> None:
     target = data_address(rng, draft.env)
     if rng.randrange(4):
         target &= -1 << size
-    elif name in {"EXCLUSIVE_PAIR"}:
+    elif name == "EXCLUSIVE_PAIR":
         target &= -16
     if rng.randrange(6) >= _AIMED:
         return
@@ -128,7 +128,7 @@ def _offset(draft: Draft, name: str, fields: dict[str, int], size: int) -> int:
 
 
 def unpredictable(word: int) -> str:
-    """Why a word is CONSTRAINED UNPREDICTABLE (Arm ARM, K1.2), empty if it is not, or not known here."""
+    """Why a word is CONSTRAINED UNPREDICTABLE (Arm ARM, K1), empty if it is not, or not known here."""
     encoding = decode(word)
     if encoding is None:
         return ""
@@ -152,7 +152,7 @@ def _status_overlaps(f: dict[str, int]) -> bool:
 
 
 def exclusives_of_two_sizes(words: list[int]) -> bool:
-    """Whether a store-exclusive has another size than a load before it (Arm ARM, B2.12: CONSTRAINED UNPREDICTABLE)."""
+    """Whether a store-exclusive has another size than a load before it (Arm ARM, B2: CONSTRAINED UNPREDICTABLE)."""
     sizes = set()
     for encoding, word in ((decode(word), word) for word in words):
         if encoding is not None and encoding.name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"}:

@@ -255,7 +255,7 @@ KNOWN: Final = (
     ),
     Known(
         "misaligned PC that cannot be fetched from",
-        "the PC alignment fault has priority (Arm ARM, D1.3.5, synchronous exceptions); QEMU takes the abort",
+        "the PC alignment fault has priority (Arm ARM, D1, synchronous exceptions); QEMU takes the abort",
         _pc_alignment,
     ),
     Known(
@@ -275,7 +275,7 @@ KNOWN: Final = (
     ),
     Known(
         "cache maintenance that aborts",
-        "QEMU has no caches, and does not translate the address (Arm ARM, D7.5.9: it faults as a load does)",
+        "QEMU has no caches, and does not translate the address (Arm ARM, D7: it faults as a load does)",
         _maintenance,
     ),
     Known(
@@ -295,7 +295,7 @@ KNOWN: Final = (
     ),
     Known(
         "half of a store",
-        "what a store that faults leaves in the part that could be written is UNKNOWN (Arm ARM, D1.3.4)",
+        "what a store that faults leaves in the part that could be written is UNKNOWN (Arm ARM, D1, Data Aborts)",
         _half_a_store,
     ),
     Known(
@@ -310,7 +310,7 @@ KNOWN: Final = (
     ),
     Known(
         "CONSTRAINED UNPREDICTABLE",
-        "the architecture leaves open what it does (Arm ARM, K1.2); `instructions.unpredictable` has the reasons",
+        "the architecture leaves open what it does (Arm ARM, K1); `instructions.unpredictable` has the reasons",
         _unpredictable,
     ),
     Known(

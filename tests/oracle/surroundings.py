@@ -32,7 +32,7 @@ _SCTLR_SELDOM: Final = (state.SCTLR_A, state.SCTLR_WXN)
 """Set in one environment of six: they make many cases fault."""
 _TCR_GRANULES: Final = 2 << 30
 _TCR_IPS_40: Final = 2 << 32
-_TBI0, _TBI1, _EPD0, _EPD1 = (1 << bit for bit in (37, 38, 7, 23))
+_TBI0, _TBI1, _EPD1 = (1 << bit for bit in (37, 38, 23))
 _INTERESTING: Final = (0, 1, 2, 0x7F, 0x80, 0xFFFF, (1 << 31) - 1, 1 << 31, M64 >> 32, 1 << 63, M64 >> 1, M64)
 _CODE_ROOM: Final = at.CODE_PAGES * at.PAGE // 4 - at.WORDS
 _CODE_ALIASES: Final = (3, 4, 5, 6)
