@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from pytest_kvm_sea.arm64 import esr
 from pytest_kvm_sea.arm64.encodings import ENCODINGS
 from pytest_kvm_sea.arm64.sysregs import SYSREGS
-from pytest_kvm_sea.cpu import pstate
+from pytest_kvm_sea.cpu import pstate, state
 from pytest_kvm_sea.cpu.decoder import decode
 from tests.oracle import layout as at
 from tests.oracle.case import Case, Result
@@ -26,6 +26,7 @@ _ESR: Final = at.SYSTEM.index("esr_el1")
 _ELR: Final = at.SYSTEM.index("elr_el1")
 _FAR: Final = at.SYSTEM.index("far_el1")
 _PAR: Final = at.SYSTEM.index("par_el1")
+_SCTLR: Final = at.SYSTEM.index("sctlr_el1")
 _SPSR: Final = at.SYSTEM.index("spsr_el1")
 _ALLINT: Final = 1 << 13
 _UNKNOWN_AFTER_ILLEGAL: Final = _ALLINT | pstate.SSBS | pstate.DIT | pstate.UAO | pstate.PAN
@@ -81,7 +82,11 @@ def _store_exclusive(case: Case, qemu: Result, simulated: Result) -> bool:
 
 
 def _sp_alignment(case: Case, qemu: Result, simulated: Result) -> bool:
-    return esr.ec(ending(case, simulated)[0]) == esr.EC.SP_ALIGNMENT != esr.ec(ending(case, qemu)[0])
+    if not esr.ec(ending(case, simulated)[0]) == esr.EC.SP_ALIGNMENT != esr.ec(ending(case, qemu)[0]):
+        return False
+    mode, sctlr = simulated.system[_SPSR] & 0xF, simulated.system[_SCTLR]
+    sp = simulated.sp_el1 if mode == pstate.EL1H else simulated.sp_el0
+    return bool(sp & 15 and sctlr & (state.SCTLR_SA if mode else state.SCTLR_SA0))
 
 
 def _ldapr(case: Case, qemu: Result, simulated: Result) -> bool:
