@@ -75,8 +75,9 @@ class Cpu(System):
             self.instructions += 1
 
     def _execute_one(self, stop: int) -> None:
+        view, _ = self.fetch(self.pc)
         self._check_il()
-        block = single_instruction(self.pc, self.fetch(self.pc)[0])
+        block = single_instruction(self.pc, view)
         for function in block.body:
             function(self, self.x)
         self.pc = block.end(self, self.x, self.pc) if block.end else self.pc + 4
@@ -141,16 +142,17 @@ class Cpu(System):
             block.region = compile_region(block.pc, view, partial(_is_warm, view=view))
 
     def _check_il(self) -> None:
+        """After the fetch, whose exceptions have priority (Arm ARM, D1: synchronous exceptions by priority)."""
         if self.pstate_bits & pstate.IL:
             raise GuestException(syndrome(EC.ILLEGAL_STATE))
 
     def _find(self, pc: int) -> Block:
         """The block at this address, by way of stage 1 and the bus."""
-        self._check_il()
         target = self.branch_address(pc)
         if target != pc:
             self.pc = pc = target
         view, stable = self.fetch(pc)
+        self._check_il()
         if not stable:
             return single_instruction(pc, view)
         block = self.blocks[pc] = block_at(pc, view)

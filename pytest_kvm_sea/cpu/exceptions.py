@@ -68,6 +68,16 @@ class Exceptions(Memory):
         self.monitor = None
         self.enter_mode(1, 1)
 
+    def _not_restored(self) -> int:
+        """Bits of SPSR_EL1 that an exception return leaves alone: of what this processor does not have, and software
+        step, which only debuggers ask for (Arm ARM, SetPSTATEFromPSR and DebugExceptionReturnSS)."""
+        features = self.features
+        absent = pstate.SS | pstate.UAO
+        for present, bit in ((features.dit, pstate.DIT), (features.pan, pstate.PAN), (features.ssbs, pstate.SSBS)):
+            if not present:
+                absent |= bit
+        return absent
+
     def take_pending_serror(self) -> bool:
         """Take the virtual SError if one is pending and not masked. PC must be that of the next instruction."""
         if self.vserror is None:
@@ -149,7 +159,7 @@ class Exceptions(Memory):
             self.undefined(pc)
         if self.nv:
             raise TrapTaken(Trap(syndrome(EC.ERET), 0, None))
-        spsr = self.sysregs[SPSR_EL1]
+        spsr = self.sysregs[SPSR_EL1] & ~self._not_restored()
         target = self.sysregs[ELR_EL1]
         self.monitor = None
         if spsr & 0x1F not in pstate.MODES:

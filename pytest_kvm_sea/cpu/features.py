@@ -66,7 +66,6 @@ def id_registers(features: Features) -> Mapping[SysReg, int]:
         "ccsidr_el1": 0x700F_E01A,
         # DC ZVA works on 64 bytes
         "dczid_el0": 4,
-        "rvbar_el1": 0,
     }
     table = {sysreg(name): value for name, value in values.items()}
     table.update(features.id_registers)

@@ -170,6 +170,14 @@ class Memory(Mmu):
         """Cache maintenance by address: nothing to do here but to translate, and to fault."""
         self._reach(va & _M64, 1, access, esr.CM | esr.WNR, self.el)
 
+    def address_translation(self, va: int, *, write: bool, el0: bool) -> int:
+        """AT of EL1: the value of PAR_EL1. A descriptor that cannot be read is an exception (Arm ARM, AArch64.AT)."""
+        try:
+            return self.translate_unless_aborted(va, write=write, el0=el0)[1]
+        except WalkAborted as aborted:
+            access = Access.WRITE if write else Access.READ
+            raise self._walk_aborted(aborted, _Request(va, access, esr.CM | esr.WNR)) from None
+
     def require_aligned(self, va: int, size: int, *, write: bool) -> None:
         if va & size - 1:
             raise self._alignment_fault(va & _M64, write=write)

@@ -112,12 +112,9 @@ class Mmu(State):
         return leaf.ipa
 
     def translate(self, va: int, *, write: bool, el0: bool) -> tuple[int | None, int]:
-        """What AT S1E1R, S1E1W, S1E0R and S1E0W give: the IPA or None, and PAR_EL1 (Arm ARM, D24.2.127)."""
-        access = Access.WRITE if write else Access.READ
+        """What AT S1E1R, S1E1W, S1E0R and S1E0W give at EL2: the IPA or None, and PAR_EL1 (Arm ARM, D24.2.127)."""
         try:
-            ipa = self.stage1(va, access, el=0 if el0 else 1, pan=False)
-        except Stage1Fault as fault:
-            return None, _par_failed(fault.fsc)
+            return self.translate_unless_aborted(va, write=write, el0=el0)
         except WalkAborted as aborted:
             if isinstance(aborted.cause, Stage2Fault):
                 return None, _par_failed(aborted.cause.fsc) | 1 << 8 | 1 << 9
@@ -125,6 +122,14 @@ class Mmu(State):
             if aborted.cause.walk_level is not None:
                 return None, _par_failed(walk(aborted.cause.walk_level)) | 1 << 8 | 1 << 9
             return None, _par_failed(walk(aborted.level))
+
+    def translate_unless_aborted(self, va: int, *, write: bool, el0: bool) -> tuple[int | None, int]:
+        """The same as far as it is in PAR_EL1 at EL1. Raises WalkAborted."""
+        access = Access.WRITE if write else Access.READ
+        try:
+            ipa = self.stage1(va, access, el=0 if el0 else 1, pan=False)
+        except Stage1Fault as fault:
+            return None, _par_failed(fault.fsc)
         if self.sysregs[SCTLR_EL1] & SCTLR_M:
             descriptor = self.walk(va).descriptor
             attributes = self.sysregs[MAIR_EL1] >> 8 * (descriptor >> 2 & 7) & 0xFF

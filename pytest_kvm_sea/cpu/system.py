@@ -13,7 +13,7 @@ from pytest_kvm_sea.arm64.sysregs import SysReg, sysreg
 from pytest_kvm_sea.cpu import pstate
 from pytest_kvm_sea.cpu.exceptions import Exceptions
 from pytest_kvm_sea.cpu.state import SCTLR_EL1, SCTLR_UMA
-from pytest_kvm_sea.cpu.system_operations import OPERATIONS, TLBI, TLBI_CRN, invalidate_instructions
+from pytest_kvm_sea.cpu.system_operations import OPERATIONS, invalidate_instructions
 from pytest_kvm_sea.cpu.system_registers import REGISTERS, Register
 from pytest_kvm_sea.cpu.traps import GuestException, Trap, TrapTaken
 
@@ -124,9 +124,7 @@ class System(Exceptions):
         found = OPERATIONS.get(operation)
         if found is None:
             self._check_el2(_SYS | operation, source, read=False)
-            if operation >> 7 & 0xF != TLBI_CRN or operation >> 11 or not self.el:
-                self.undefined(pc)
-            found = TLBI
+            self.undefined(pc)
         if not self.el:
             if found.el0 is None:
                 self.undefined(pc)

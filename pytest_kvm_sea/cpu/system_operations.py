@@ -21,7 +21,7 @@ class Operation(NamedTuple):
 
 def _at(*, write: bool, el0: bool) -> Operation:
     def action(c: Exceptions, va: int) -> None:
-        c.sysregs[PAR_EL1] = c.translate(va, write=write, el0=el0)[1]
+        c.sysregs[PAR_EL1] = c.address_translation(va, write=write, el0=el0)
 
     return Operation(action)
 
@@ -41,8 +41,7 @@ def _operation(op1: int, crn: int, crm: int, op2: int) -> int:
     return op1 << 11 | crn << 7 | crm << 3 | op2
 
 
-TLBI_CRN: Final = 8
-TLBI: Final = Operation(lambda c, _value: c.invalidate_tlb())
+_TLBI: Final = Operation(lambda c, _value: c.invalidate_tlb())
 """Every TLBI of EL1 drops everything: that is allowed, and simple."""
 _BY_SET_AND_WAY: Final = Operation(lambda _c, _value: None)
 _CLEAN_AT_EL0: Final = Operation(lambda c, va: c.maintain(va), SCTLR_UCI)
@@ -65,5 +64,7 @@ OPERATIONS: Final[dict[int, Operation]] = {
     _operation(3, 7, 11, 1): _CLEAN_AT_EL0,
     _operation(3, 7, 14, 1): _CLEAN_AT_EL0,
     _operation(3, 7, 4, 1): Operation(lambda c, va: c.zero_block(va), SCTLR_DZE),
+    # TLBI VMALLE1, VAE1, ASIDE1, VAAE1, VALE1, VAALE1; Inner Shareable (CRm 3) and not (7)
+    **{_operation(0, 8, crm, op2): _TLBI for crm in (3, 7) for op2 in (0, 1, 2, 3, 5, 7)},
 }
-"""By op1:CRn:CRm:op2; TLBI apart, what has no entry is UNDEFINED."""
+"""By op1:CRn:CRm:op2; what has no entry is UNDEFINED."""

@@ -166,7 +166,7 @@ def _table() -> dict[SysReg, Register]:
             plain,
         ),
         **dict.fromkeys(["sctlr_el1", "tcr_el1", "ttbr0_el1", "ttbr1_el1", "mair_el1"], translation),
-        **dict.fromkeys(["midr_el1", "mpidr_el1", "clidr_el1", "ccsidr_el1", "rvbar_el1"], identification),
+        **dict.fromkeys(["midr_el1", "mpidr_el1", "clidr_el1", "ccsidr_el1"], identification),
         "revidr_el1": Register(_identification, None),
         "aidr_el1": identification,
         "sctlr2_el1": translation._replace(feature="ease"),

@@ -114,6 +114,24 @@ def test_traps_to_el2(build: _Build, trap: Trap, offset: int) -> None:
     assert (machine.cpu.pc, machine.cpu.instructions) == (CODE + offset, offset // 4)
 
 
+_NOT_FOR_EL1: list[tuple[str, _Build]] = [
+    # RVBAR_EL1 is there only where EL1 is the highest exception level; the TLBIs are those of FEAT_TLBIOS,
+    # FEAT_TLBIRANGE, EL2, and no extension
+    ("rvbar_el1", lambda a: a.mrs(X0, "rvbar_el1")),
+    ("tlbi vmalle1os", lambda a: a.word(0xD508811F)),
+    ("tlbi rvae1", lambda a: a.word(0xD5088620)),
+    ("tlbi alle2", lambda a: a.word(0xD50C871F)),
+    ("tlbi op2 4", lambda a: a.word(0xD508879F)),
+]
+
+
+@pytest.mark.parametrize("build", [c[1] for c in _NOT_FOR_EL1], ids=[c[0] for c in _NOT_FOR_EL1])
+def test_undefined_at_el1(build: _Build) -> None:
+    machine = Machine(build)
+    assert machine.vector() == 0x200
+    assert (hex(machine["esr_el1"]), machine["elr_el1"]) == (hex(IL), CODE)
+
+
 # EL0
 
 _AT_EL0: list[tuple[str, _Build, int, int | None]] = [
@@ -233,6 +251,42 @@ def test_illegal_exception_return(mode: int) -> None:
     assert machine.vector() == 0x200
     assert (machine["esr_el1"], machine["elr_el1"]) == (0x0E << 26 | IL, CODE + 0x100)
     assert machine["spsr_el1"] == EL1H | NZCV | PIL
+
+
+def test_exception_return_does_not_step() -> None:
+    """PSTATE.SS is zero unless MDSCR_EL1 asks for steps (Arm ARM, DebugExceptionReturnSS); nor is there UAO."""
+    machine = Machine(lambda a: a.eret())
+    machine.code(lambda a: a.svc(1), at=CODE + 0x100)
+    machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | SS | UAO | PAN | SSBS | DIT
+    assert machine.vector() == 0x400
+    assert machine["spsr_el1"] == EL0T | PAN | SSBS | DIT
+
+
+@pytest.mark.parametrize(
+    ("features", "bit"), [(Features(dit=False), DIT), (Features(pan=False), PAN), (Features(ssbs=False), SSBS)]
+)
+def test_exception_return_leaves_what_there_is_not(features: Features, bit: int) -> None:
+    machine = Machine(lambda a: a.eret(), features)
+    machine.code(lambda a: a.svc(1), at=CODE + 0x100)
+    machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | bit
+    assert machine.vector() == 0x400
+    assert machine["spsr_el1"] == EL0T
+
+
+_BEFORE_ILLEGAL_STATE = [(CODE + 2, 0x22 << 26 | IL), (1 << 50, 0x21 << 26 | IL)]
+
+
+@pytest.mark.parametrize(("pc", "esr"), _BEFORE_ILLEGAL_STATE, ids=["PC alignment", "instruction abort"])
+@pytest.mark.parametrize("step", [False, True])
+def test_what_comes_before_an_illegal_state(pc: int, esr: int, step: bool) -> None:
+    """The fetch comes first (Arm ARM, D1: synchronous exceptions by priority)."""
+    machine = Machine()
+    machine.cpu.pstate, machine.cpu.pc = EL1H | PIL, pc
+    if step:
+        assert machine.cpu.step() is None
+    else:
+        machine.vector()
+    assert (hex(machine["esr_el1"]), machine["far_el1"], machine["elr_el1"]) == (hex(esr), pc, pc)
 
 
 def test_stack_pointers_are_banked() -> None:

@@ -265,6 +265,28 @@ def test_address_translation_instructions(operation: str, attributes: int, fsc: 
         assert par == 1 << 11 | fsc << 1 | 1
 
 
+_UNREADABLE = [(Stage2Fault(0x07), 0x1C7), (ExternalAbort(), 0x157)]
+
+
+@pytest.mark.parametrize(("cause", "iss"), _UNREADABLE, ids=["stage 2", "external abort"])
+@pytest.mark.parametrize("operation", ["at s1e1r", "at s1e0w"])
+def test_address_translation_of_el1_that_cannot_read_a_descriptor(operation: str, cause: Exception, iss: int) -> None:
+    """The abort is taken, with CM and WnR set, and PAR_EL1 does not have it (Arm ARM, AArch64.AT)."""
+    machine = Machine(lambda asm: asm.system(operation, X0))
+    machine.enable_mmu()
+    machine.map(VA, DATA)
+    machine["par_el1"] = 0x801
+    descriptor = machine.entry(VA, 3)
+    if isinstance(cause, ExternalAbort):
+        machine.ram.poison[descriptor] = cause
+    else:
+        machine.ram.page_faults[descriptor >> 12] = cause
+    machine.cpu.x[0] = VA
+    trap = machine.run()
+    assert (hex(trap.esr), trap.far, trap.ipa is not None) == (hex(0x9200_0000 | iss), VA, not iss & 0x10)
+    assert (machine.cpu.pc, machine["par_el1"]) == (CODE, 0x801)
+
+
 def test_translate_has_no_side_effects_and_reports_walks_that_fail() -> None:
     machine = Machine()
     machine.enable_mmu()

@@ -28,8 +28,8 @@ _MODES_64 = frozenset({0b0000, 0b0100, 0b0101})
 # Registers that an MRS reads but that KVM does not have in its table (PSTATE fields and core registers).
 _NOT_IN_TABLE = frozenset(
     {"spsel", "currentel", "pan", "uao", "nzcv", "daif", "dit", "ssbs", "fpcr", "fpsr"}
-    | {"sp_el0", "elr_el1", "spsr_el1", "isr_el1", "rvbar_el1", "oslar_el1", "ctr_el0", "dczid_el0"}
-    | {"sp_el1", "ccsidr_el1", "cntvct_el0", "erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
+    | {"sp_el0", "elr_el1", "spsr_el1", "isr_el1", "oslar_el1", "ctr_el0", "dczid_el0", "sp_el1"}
+    | {"ccsidr_el1", "cntvct_el0", "erridr_el1", "errselr_el1", "cntpct_el0", "cntfrq_el0", "osdlr_el1"}
 )
 _READ_ONLY = frozenset({"midr_el1", "revidr_el1", "aidr_el1"})
 """Writable only with KVM_CAP_ARM_WRITABLE_IMP_ID_REGS: the same value is accepted."""
