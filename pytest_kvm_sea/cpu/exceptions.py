@@ -72,8 +72,13 @@ class Exceptions(Memory):
         """Bits of SPSR_EL1 that an exception return leaves alone: of what this processor does not have, and software
         step, which only debuggers ask for (Arm ARM, SetPSTATEFromPSR and DebugExceptionReturnSS)."""
         features = self.features
-        absent = pstate.SS | pstate.UAO
-        for present, bit in ((features.dit, pstate.DIT), (features.pan, pstate.PAN), (features.ssbs, pstate.SSBS)):
+        absent = pstate.SS
+        for present, bit in (
+            (features.dit, pstate.DIT),
+            (features.uao, pstate.UAO),
+            (features.pan, pstate.PAN),
+            (features.ssbs, pstate.SSBS),
+        ):
             if not present:
                 absent |= bit
         return absent

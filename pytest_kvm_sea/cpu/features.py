@@ -22,6 +22,8 @@ class Features:
     """FEAT_DoubleFault2: SCTLR2_EL1 with EASE and NMEA."""
     pan: bool = True
     """FEAT_PAN: PSTATE.PAN and SCTLR_EL1.SPAN."""
+    uao: bool = True
+    """FEAT_UAO: PSTATE.UAO, with which LDTR and STTR at EL1 are ordinary accesses."""
     lse: bool = True
     """FEAT_LSE: the atomic instructions, CAS and SWP."""
     ssbs: bool = True
@@ -59,6 +61,7 @@ def id_registers(features: Features) -> Mapping[SysReg, int]:
         # All granules, 16-bit ASIDs
         "id_aa64mmfr0_el1": _PARANGE[bits] | 2 << 4 | 1 << 20,
         "id_aa64mmfr1_el1": features.pan << 20,
+        "id_aa64mmfr2_el1": features.uao << 4,
         "id_aa64mmfr3_el1": features.ease << 4,
         # 64-byte lines; no IDC, no DIC
         "ctr_el0": 0x8444_C004,

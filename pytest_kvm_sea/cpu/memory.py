@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from pytest_kvm_sea.arm64 import esr
 from pytest_kvm_sea.arm64.esr import EC, syndrome
+from pytest_kvm_sea.cpu import pstate
 from pytest_kvm_sea.cpu.bus import PAGE_MASK, PAGE_SIZE, Access, ExternalAbort, Page, Stage2Fault
 from pytest_kvm_sea.cpu.mmu import Mmu
 from pytest_kvm_sea.cpu.state import (
@@ -90,17 +91,21 @@ class Memory(Mmu):
         self._scatter(va, (first & ones | (second & ones) << size * 8).to_bytes(size * 2, "little"), 0, self.el)
 
     def load_unprivileged(self, va: int, size: int, iss: int) -> int:
-        """LDTR: with the permissions of EL0."""
+        """LDTR: with the permissions of EL0, unless PSTATE.UAO overrides that."""
         va &= _M64
         if self.strict_alignment and va & size - 1:
             raise self._alignment_fault(va)
-        return int.from_bytes(self._gather(va, size, iss, 0), "little")
+        return int.from_bytes(self._gather(va, size, iss, self._unprivileged_el), "little")
 
     def store_unprivileged(self, va: int, size: int, value: int, iss: int) -> None:
         va &= _M64
         if self.strict_alignment and va & size - 1:
             raise self._alignment_fault(va, write=True)
-        self._scatter(va, (value & (1 << size * 8) - 1).to_bytes(size, "little"), iss, 0)
+        self._scatter(va, (value & (1 << size * 8) - 1).to_bytes(size, "little"), iss, self._unprivileged_el)
+
+    @property
+    def _unprivileged_el(self) -> int:
+        return self.el if self.pstate_bits & pstate.UAO else 0
 
     def load_ordered(self, va: int, size: int, iss: int) -> int:
         """LDAR: must be aligned."""
@@ -114,21 +119,24 @@ class Memory(Mmu):
     def load_exclusive(self, va: int, size: int) -> int:
         """LDXR, LDXP: sets the monitor."""
         self.require_aligned(va, size, write=False)
-        value = int.from_bytes(self._gather(va & _M64, size, 0, self.el), "little")
-        self.monitor = (va & _M64, size)
-        return value
+        data = self._gather(va & _M64, size, 0, self.el)
+        self.monitor = (va & _M64, data)
+        return int.from_bytes(data, "little")
 
     def store_exclusive(self, va: int, size: int, value: int) -> int:
-        """STXR, STXP: 0 if the monitor let it through, else 1. Aborts are taken even where the store would fail."""
+        """STXR, STXP: 0 if the monitor let it through, else 1. Aborts are taken even where the store would fail.
+
+        The monitor notices a store of anybody, this processor's own as well, by what is in memory (Arm ARM, B2.12).
+        """
         self.require_aligned(va, size, write=True)
         va &= _M64
         view = self.writes.get(va >> 12)
         if view is None:
             view = self._open(va, size, Access.WRITE, 0)
         monitor, self.monitor = self.monitor, None
-        if monitor != (va, size):
-            return 1
         offset = va & PAGE_MASK
+        if monitor != (va, bytes(view[offset : offset + size])):
+            return 1
         view[offset : offset + size] = (value & (1 << size * 8) - 1).to_bytes(size, "little")
         return 0
 

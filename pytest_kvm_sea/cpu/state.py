@@ -164,8 +164,8 @@ class State:
         self.sysregs: dict[SysReg, int] = dict(_RESET)
         self.vserror: int | None = None
         """Syndrome (bits 24:0 of VSESR_EL2) of a virtual SError that is pending."""
-        self.monitor: tuple[int, int] | None = None
-        """The exclusive monitor: address and size."""
+        self.monitor: tuple[int, bytes] | None = None
+        """The exclusive monitor: the address, and what was loaded from there."""
         self._banked_sp = [0, 0]
         self.sp = 0
         self.el = self.spsel = 1

@@ -26,13 +26,17 @@ _EL2_OP1: Final = (4, 5)
 """op1 of what EL2 has: registers of its own, and EL1's and EL0's under another name."""
 _PSTATE_FIELDS: Final = {
     0o05: "spsel",
-    0o04: "pan",
-    0o31: "ssbs",
-    0o32: "dit",
     0o36: "daifset",
     0o37: "daifclr",
 }
-"""op1:op2 of MSR (immediate)."""
+"""op1:op2 of MSR (immediate); those that write one bit are below."""
+_PSTATE_BITS: Final = {
+    0o03: ("uao", pstate.UAO),
+    0o04: ("pan", pstate.PAN),
+    0o31: ("ssbs", pstate.SSBS),
+    0o32: ("dit", pstate.DIT),
+}
+"""With the feature that there must be. What has op1 = 0 is EL1's."""
 
 
 class System(Exceptions):
@@ -89,6 +93,13 @@ class System(Exceptions):
 
     def msr_immediate(self, field: int, value: int, pc: int) -> int:
         """MSR (immediate); the field is op1:op2 (Arm ARM, C6.2 MSR (immediate))."""
+        if field in _PSTATE_BITS:
+            feature, bit = _PSTATE_BITS[field]
+            self.require(feature)
+            if not self.el and not field >> 3:
+                self.undefined(pc)
+            self.set_pstate_bit(bit, value & 1)
+            return self.after(pc + 4)
         name = _PSTATE_FIELDS.get(field)
         if name is None:
             self.undefined(pc)
@@ -97,21 +108,10 @@ class System(Exceptions):
                 raise GuestException(syndrome(EC.SYSREG, _msr_immediate_iss(field, value)))
             bits = value << 6
             self.pstate_bits = self.pstate_bits | bits if name == "daifset" else self.pstate_bits & ~bits
-        elif name == "spsel":
+        else:
             if not self.el:
                 self.undefined(pc)
             self.enter_mode(1, value & 1)
-        elif name == "pan":
-            self.require("pan")
-            if not self.el:
-                self.undefined(pc)
-            self.set_pstate_bit(pstate.PAN, value & 1)
-        elif name == "ssbs":
-            self.require("ssbs")
-            self.set_pstate_bit(pstate.SSBS, value & 1)
-        else:
-            self.require("dit")
-            self.set_pstate_bit(pstate.DIT, value & 1)
         return self.after(pc + 4)
 
     def set_pstate_bit(self, bit: int, value: int) -> None:

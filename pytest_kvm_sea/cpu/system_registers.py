@@ -176,6 +176,7 @@ def _table() -> dict[SysReg, Register]:
         "currentel": Register(_read_current_el, None),
         "daif": _bits(pstate.DAIF)._replace(el0=_sctlr_allows(SCTLR_UMA)),
         "pan": _bits(pstate.PAN)._replace(feature="pan"),
+        "uao": _bits(pstate.UAO)._replace(feature="uao"),
         "dit": _bits(pstate.DIT)._replace(feature="dit", el0=_always),
         "ssbs": _bits(pstate.SSBS)._replace(feature="ssbs", el0=_always),
         "nzcv": Register(_read_nzcv, _write_nzcv, _always),

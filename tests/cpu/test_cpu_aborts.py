@@ -341,3 +341,25 @@ def test_hot_loops_fault_as_precisely_as_cold_code() -> None:
     assert machine.cpu.instructions == stores * 3 + 1
     assert machine.peek(SIZE - 8) == stores
     assert VECTORS not in {ipa & ~0xFFF for ipa, _ in machine.ram.asked}
+
+
+@pytest.mark.parametrize("who", ["nobody", "itself", "another"])
+def test_the_monitor_notices_a_store(who: str) -> None:
+    """Of another processor it must, or atomics by exclusives would lose updates; of its own it may."""
+
+    def build(asm: Assembler) -> None:
+        asm.ldxr(X1, X0)
+        if who == "itself":
+            asm.str(X3, X0)
+        if who == "another":
+            asm.hvc(1)
+        asm.stxr(W2, X3, X0)
+
+    machine = Machine(build)
+    machine.cpu.x[0], machine.cpu.x[3] = DATA, 0x5EA
+    if who == "another":
+        assert machine.run().esr & 0xFFFF == 1
+        machine.fill(DATA, b"\x01")
+    machine.finish()
+    assert machine.cpu.x[2] == (0 if who == "nobody" else 1)
+    assert machine.peek(DATA) == (1 if who == "another" else 0x5EA)

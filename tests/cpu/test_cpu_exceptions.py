@@ -254,16 +254,22 @@ def test_illegal_exception_return(mode: int) -> None:
 
 
 def test_exception_return_does_not_step() -> None:
-    """PSTATE.SS is zero unless MDSCR_EL1 asks for steps (Arm ARM, DebugExceptionReturnSS); nor is there UAO."""
+    """PSTATE.SS is zero unless MDSCR_EL1 asks for steps (Arm ARM, DebugExceptionReturnSS)."""
     machine = Machine(lambda a: a.eret())
     machine.code(lambda a: a.svc(1), at=CODE + 0x100)
     machine["elr_el1"], machine["spsr_el1"] = CODE + 0x100, EL0T | SS | UAO | PAN | SSBS | DIT
     assert machine.vector() == 0x400
-    assert machine["spsr_el1"] == EL0T | PAN | SSBS | DIT
+    assert machine["spsr_el1"] == EL0T | UAO | PAN | SSBS | DIT
 
 
 @pytest.mark.parametrize(
-    ("features", "bit"), [(Features(dit=False), DIT), (Features(pan=False), PAN), (Features(ssbs=False), SSBS)]
+    ("features", "bit"),
+    [
+        (Features(dit=False), DIT),
+        (Features(uao=False), UAO),
+        (Features(pan=False), PAN),
+        (Features(ssbs=False), SSBS),
+    ],
 )
 def test_exception_return_leaves_what_there_is_not(features: Features, bit: int) -> None:
     machine = Machine(lambda a: a.eret(), features)

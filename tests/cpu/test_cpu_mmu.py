@@ -7,6 +7,7 @@ import pytest
 
 from pytest_kvm_sea.arm64.assembler import X0, X1, X2, X3, Assembler, Offset
 from pytest_kvm_sea.cpu.bus import Access, ExternalAbort, Stage2Fault
+from pytest_kvm_sea.cpu.features import Features
 from pytest_kvm_sea.cpu.traps import Stage1Fault
 from tests.cpu.cpu_machine import CODE, DATA, EL0T, TABLES, VECTORS, Machine
 
@@ -14,6 +15,7 @@ VA = 0x0000_1234_5678_9000
 USER, READ_ONLY, AF, PXN, UXN = 1 << 6, 1 << 7, 1 << 10, 1 << 53, 1 << 54
 DABT_EL1, DABT_EL0, IABT_EL1, IABT_EL0 = 0x9600_0000, 0x9200_0000, 0x8600_0000, 0x8200_0000
 WNR, CM = 1 << 6, 1 << 8
+UAO, PAN = 1 << 23, 1 << 22
 
 
 def fsc_of(machine: Machine, va: int, access: Access = Access.READ, *, el: int = 1, pan: bool = False) -> int | None:
@@ -209,6 +211,59 @@ def test_unprivileged_loads_have_the_rights_of_el0() -> None:
     assert machine.vector() == 0x200
     assert machine.cpu.x[1] == 0x1122
     assert (machine["esr_el1"], machine["far_el1"]) == (DABT_EL1 | 0x0F, DATA)
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["ldtr", "sttr"])
+@pytest.mark.parametrize(
+    ("bits", "status"),
+    [
+        pytest.param(0, 0x0F, id="neither"),
+        pytest.param(UAO, None, id="uao"),
+        pytest.param(UAO | PAN, None, id="uao-pan"),
+    ],
+)
+def test_uao_makes_unprivileged_accesses_ordinary_ones(store: bool, bits: int, status: int | None) -> None:
+    """A page of EL1 alone is reached then; PAN restricts nothing there."""
+    machine = Machine(lambda a: a.sttr(X1, X0) if store else a.ldtr(X1, X0))
+    machine.enable_mmu()
+    machine.cpu.pstate = 0x5 | bits
+    machine.cpu.x[0] = DATA
+    if status is None:
+        machine.finish()
+    else:
+        assert machine.vector() == 0x200
+        assert machine["esr_el1"] & 0x3F == status
+
+
+def test_uao_does_not_lift_pan() -> None:
+    """An ordinary access of EL1 to a page of EL0 is what PAN is against."""
+    machine = Machine(lambda a: a.ldtr(X1, X0))
+    machine.enable_mmu()
+    machine.map(VA, DATA, USER)
+    machine.cpu.pstate = 0x5 | UAO | PAN
+    machine.cpu.x[0] = VA
+    assert machine.vector() == 0x200
+    assert machine["esr_el1"] & 0x3F == 0x0F
+
+
+def test_uao_is_read_and_written_at_el1() -> None:
+    def build(asm: Assembler) -> None:
+        asm.msr_imm("uao", 1)
+        asm.mrs(X1, "uao")
+        asm.msr("uao", X0)
+        asm.mrs(X2, "uao")
+
+    machine = Machine(build)
+    machine.finish()
+    assert (machine.cpu.x[1], machine.cpu.x[2]) == (UAO, 0)
+
+
+@pytest.mark.parametrize("el0", [False, True])
+def test_uao_is_undefined_without_the_feature_and_at_el0(el0: bool) -> None:
+    machine = Machine(lambda a: a.msr_imm("uao", 1), Features(uao=el0))
+    machine.cpu.pstate = EL0T if el0 else 0x5
+    assert machine.vector() == (0x400 if el0 else 0x200)
+    assert machine["esr_el1"] >> 26 == 0
 
 
 def test_pan_can_change_between_two_accesses() -> None:

@@ -27,8 +27,6 @@ ONLY_IN_QEMU: Final = (
     ("FEAT_LOR", system_pattern("11", "000", "1010", "0100", "xxx")),
     ("registers of the Neoverse N1 alone", system_pattern("11", "xxx", "1x11", "xxxx", "xxx")),
     ("FEAT_FlagM, FEAT_FlagM2: CFINV, XAFLAG, AXFLAG", "11010101 00 0 00 000 0100 xxxx 0xx 11111"),
-    ("FEAT_UAO: MSR (immediate) UAO", "11010101 00 0 00 000 0100 xxxx 011 11111"),
-    ("FEAT_UAO: UAO", system_pattern("11", "000", "0100", "0010", "100")),
     ("FEAT_PAN2: AT S1E1RP, S1E1WP", system_pattern("01", "000", "0111", "1001", "00x")),
     ("FEAT_DPB: DC CVAP", system_pattern("01", "011", "0111", "1100", "001")),
 )

@@ -97,10 +97,11 @@ def operand(rng: random.Random) -> int:
 
 
 def processor_state(rng: random.Random, *, dit: bool) -> int:
-    """PSTATE: any of the three modes, any flags; PAN in a quarter, IL in one of 300."""
+    """PSTATE: any of the three modes, any flags; PAN and UAO in a quarter each, IL in one of 300."""
     value = rng.choice((pstate.EL0T, pstate.EL0T, pstate.EL1T, pstate.EL1H, pstate.EL1H)) | rng.randrange(16) << 28
     value |= rng.randrange(16) << 6
     value |= pstate.PAN * (rng.randrange(4) == 0)
+    value |= pstate.UAO * (rng.randrange(4) == 0)
     value |= pstate.SSBS * rng.randrange(2)
     value |= pstate.DIT * (dit and rng.randrange(2))
     return value | pstate.IL * (rng.randrange(300) == 0)

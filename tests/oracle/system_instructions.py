@@ -79,12 +79,10 @@ def _value(draft: Draft, name: str) -> int:
 
 def msr_immediate(draft: Draft) -> None:
     rng = draft.rng
-    op1, op2, greatest = PSTATE_FIELDS[rng.choice([name for name in PSTATE_FIELDS if name != "uao"])]
+    op1, op2, greatest = PSTATE_FIELDS[rng.choice(tuple(PSTATE_FIELDS))]
     value = rng.randrange(greatest + 1)
     if rng.randrange(20) == 0:
         op1, op2 = rng.randrange(8), rng.randrange(8)
-        if (op1, op2) == PSTATE_FIELDS["uao"][:2]:
-            op2 = 4
     draft.words.append(ENCODINGS["MSR_IMM"].encode(op1=op1, CRm=value, op2=op2))
 
 
@@ -103,7 +101,7 @@ def system_operation(draft: Draft) -> None:
 def eret(draft: Draft) -> None:
     """To every mode, also to ones that there are not; with targets near and odd."""
     rng = draft.rng
-    spsr = rng.getrandbits(32) & ~(pstate.UAO | pstate.IL | 0x1F) | rng.choice((*pstate.MODES,) * 4 + tuple(range(16)))
+    spsr = rng.getrandbits(32) & ~(pstate.IL | 0x1F) | rng.choice((*pstate.MODES,) * 4 + tuple(range(16)))
     draft.system["spsr_el1"] = spsr | pstate.IL * (rng.randrange(20) == 0)
     kind = rng.randrange(8)
     # Beyond the instruction itself, which would return to itself for ever
