@@ -124,7 +124,7 @@ MUTANTS = (
     Mutant(
         "nested-hpfar-not-shifted",
         "HPFAR_EL2 holds the address, and not its page in bits 43:4.",
-        (Edit(f"{_CLASS}.inject_stage2_fault", "ipa >> 12 << 4", "ipa"),),
+        (Edit(f"{_CLASS}.inject_stage2_fault", "ipa >> 12 << 4 |", "ipa |"),),
         ("test_nested::test_behind_the_hypervisors_stage_2[unmapped]",),
         platforms=_BOTH,
     ),

@@ -62,6 +62,7 @@ _NI_NV1 = 0xE
 _UNKNOWN = tuple(map(sysreg, ("vpidr_el2", "vmpidr_el2", "vsesr_el2", "vdisr_el2")))
 _RES1 = {_HCR: HCR_E2H, sysreg("sctlr_el2"): 0x3050_0980}
 """Bits that KVM keeps set, in registers where that can be seen (measured on 7.3.4)."""
+_HPFAR_NS = 1 << 63
 _TLBI_CRN = 8
 _SYNC, _SERROR = 0x000, 0x180
 _MODE, _MODE_BITS = 0xF, 0x1F
@@ -279,8 +280,11 @@ class Nested:
         self.inject(_SERROR, syndromes.syndrome(EC.SERROR, iss), None)
 
     def inject_stage2_fault(self, esr: int, status: int, far: int, ipa: int) -> None:
-        """kvm_inject_s2_fault: the hypervisor's own stage 2 does not let L2 through."""
-        self._own[_HPFAR] = ipa >> 12 << 4
+        """kvm_inject_s2_fault: the hypervisor's own stage 2 does not let L2 through.
+
+        HPFAR_EL2 comes with the bit by which KVM marks an address as valid for itself (measured on 7.3.4).
+        """
+        self._own[_HPFAR] = ipa >> 12 << 4 | _HPFAR_NS
         self.inject(_SYNC, esr & ~syndromes.FSC_MASK | status, far)
 
     def inject(self, vector: int, esr: int, far: int | None) -> None:
