@@ -28,7 +28,7 @@ THERE = 0x2E
 RECORD = ("level", "vector", "esr", "far", "elr", "spsr", "hpfar", "context")
 """Globals of the program: what the handler found."""
 ISR_A = 1 << 8
-_DAIF = 0xF << 6
+DAIF = 0xF << 6
 _EL1H = 0b0101
 CONTEXTS = {1: 0x15, 2: 0x25}
 """CONTEXTIDR_EL1 and _EL2, by which each level knows its registers from those of the other."""
@@ -61,14 +61,12 @@ PLACES = {
 
 
 @cache
-def hypervisor(place: Place, gva: int, *, hcr: int = 0, masked: bool = True, call: int | None = None) -> GuestProgram:
+def hypervisor(place: Place, gva: int, *, call: int | None = None) -> GuestProgram:
     """A guest that goes to its place, says so (`THERE`), and reads a cell. Whatever exception comes is recorded.
 
-    ``hcr``: bits of HCR_EL2 besides RW and E2H, and TGE where no L2 runs. ``masked``: PSTATE.DAIF. ``call``: HVC with
-    this number comes before the read.
+    The VMM says how in the globals ``hcr`` (HCR_EL2), ``daif`` (PSTATE.DAIF, as a mask), ``vtcr`` and ``vttbr``.
+    ``call``: HVC with this number comes before the read.
     """
-    own = HCR_RW | HCR_E2H | hcr | (0 if place.l2 else HCR_TGE)
-    pstate = place.mode | (_DAIF if masked else 0)
 
     def act(g: Guest) -> None:
         g.sync(THERE)
@@ -80,7 +78,7 @@ def hypervisor(place: Place, gva: int, *, hcr: int = 0, masked: bool = True, cal
         g.fail("read %#lx at %#lx", data, gva)
 
     def start(g: Guest) -> None:
-        g.write_sysreg("hcr_el2", own)
+        g.write_sysreg("hcr_el2", g.load_global("hcr"))
         g.write_sysreg("contextidr_el1", CONTEXTS[2])
         if place.l2:
             g.write_sysreg("contextidr_el12", CONTEXTS[1])
@@ -90,20 +88,20 @@ def hypervisor(place: Place, gva: int, *, hcr: int = 0, masked: bool = True, cal
             g.write_sysreg("vttbr_el2", g.load_global("vttbr"))
             g.isb()
         if place.el0:
-            g.enter_el0(pstate)
+            g.enter_el0(g.load_global("daif"))
             return
         if place.l2:
-            g.exception_return(g.symbol("l2"), pstate)
+            g.exception_return(g.symbol("l2"), g.load_global("daif") | place.mode)
             g.label_here("l2")
-        elif not masked:
-            g.daifclr(0xF)
+        else:
+            g.write_sysreg("daif", g.load_global("daif"))
         act(g)
 
     return GuestProgram.build(
         start,
         handlers={vector: _recorder(vector) for vector in _VECTORS},
         user=act if place.el0 else None,
-        globals=dict.fromkeys((*RECORD, "data", "far_invalid", "vtcr", "vttbr"), 0),
+        globals=dict.fromkeys((*RECORD, "data", "far_invalid", "hcr", "daif", "vtcr", "vttbr"), 0),
     )
 
 

@@ -22,8 +22,12 @@ from pytest_kvm_sea.guest.vectors import Vector
 from pytest_kvm_sea.selftests.delivery import deliver, enters_at_once
 from pytest_kvm_sea.selftests.guests_nested import (
     CONTEXTS,
+    DAIF,
     HCR_AMO,
+    HCR_E2H,
+    HCR_RW,
     HCR_TEA,
+    HCR_TGE,
     HCR_VM,
     PLACES,
     RECORD,
@@ -76,16 +80,18 @@ class Found(NamedTuple):
 
 def there(kvm_sea_vm: VmFactory, place: Place, *, hcr: int = 0, masked: bool = True) -> Vcpu:
     """A vCPU that has got to its place, with memory to read."""
-    vm = kvm_sea_vm(hypervisor(place, GVA, hcr=hcr, masked=masked), el2=True)
+    vm = kvm_sea_vm(hypervisor(place, GVA), el2=True)
     add_memory(vm, user=place.el0)
     (vcpu,) = vm.vcpus
-    prepare(vcpu)
+    prepare(vcpu, place, hcr=hcr, masked=masked)
     vcpu.expect_sync(THERE)
     return vcpu
 
 
-def prepare(vcpu: Vcpu) -> None:
-    """L2 has a stack of its own."""
+def prepare(vcpu: Vcpu, place: Place, *, hcr: int = 0, masked: bool = True) -> None:
+    """Tell the guest HCR_EL2, bits besides what its place needs, and PSTATE.DAIF; and give L2 a stack of its own."""
+    vcpu.vm.set_global("hcr", HCR_RW | HCR_E2H | hcr | (0 if place.l2 else HCR_TGE))
+    vcpu.vm.set_global("daif", DAIF if masked else 0)
     assert vcpu.vm.program is not None
     vcpu.set_reg("sp_el1", vcpu.vm.program.stack_top - 0x1000)
 
@@ -131,11 +137,11 @@ def test_sea(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj, place: Place, hcr: int, 
 
     Its syndrome says FnV where the VMM wrote it, and by KVM_SET_VCPU_EVENTS where the series does.
     """
-    vm = kvm_sea_vm(hypervisor(place, GVA, hcr=hcr), el2=True)
+    vm = kvm_sea_vm(hypervisor(place, GVA), el2=True)
     (vcpu,) = vm.vcpus
     add_memory(vm, user=place.el0)
     vm.enable_sea_to_user()
-    prepare(vcpu)
+    prepare(vcpu, place, hcr=hcr)
     broken = break_memory(vm, kvm_sea_einj, GVA)
     vcpu.expect_sync(THERE)
     sea = run_to_sea(vcpu, broken)
@@ -235,10 +241,10 @@ def test_stacks(kvm_sea_vm: VmFactory) -> None:
 def test_behind_the_hypervisors_stage_2(kvm_sea_vm: VmFactory, mapped: bool, el0: bool) -> None:
     """L2 reads through the hypervisor's own stage 2, or the hypervisor gets the fault, and the address in HPFAR_EL2."""
     place = PLACES["l2-el0" if el0 else "l2-el1"]
-    vm = kvm_sea_vm(hypervisor(place, GVA, hcr=HCR_VM), el2=True)
+    vm = kvm_sea_vm(hypervisor(place, GVA), el2=True)
     (vcpu,) = vm.vcpus
     add_memory(vm, user=el0)
-    prepare(vcpu)
+    prepare(vcpu, place, hcr=HCR_VM)
     vm.add_memory(STAGE2, STAGE2_SIZE)
     seen_as = vm.gva_to_gpa(GVA)
     blocks = [number * BLOCK | S2_BLOCK for number in range(1 << IPA_BITS - BLOCK_SHIFT)]
@@ -269,7 +275,7 @@ def test_hypercall(kvm_sea_vm: VmFactory) -> None:
     """The HVC of L2 is the hypervisor's, with its number, and returns behind the instruction."""
     vm = kvm_sea_vm(hypervisor(PLACES["l2-el1"], GVA, call=0x5EA), el2=True)
     (vcpu,) = vm.vcpus
-    prepare(vcpu)
+    prepare(vcpu, PLACES["l2-el1"])
     vcpu.expect_sync(THERE)
     seen = found(vcpu)
     assert (seen.level, seen.vector) == (2, Vector.SYNC_LOWER_64)

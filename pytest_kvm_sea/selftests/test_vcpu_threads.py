@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -14,12 +15,23 @@ from pytest_kvm_sea.selftests import guests
 from pytest_kvm_sea.uapi import kvm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_kvm_sea.fixtures import VmFactory
     from pytest_kvm_sea.vmm.vcpu import Vcpu
 
 pytestmark = pytest.mark.kvm_sea_distinct("kernel.immediate_injection")
 SECONDS = 1
 """Longer than a thread that is free to go on needs; only a kernel that is wrong makes a test wait for so long."""
+
+
+@pytest.fixture(autouse=True)
+def quick_turns() -> Iterator[None]:
+    """On a simulated host the guest is a thread of this interpreter, which else gives up its turn every 5 ms only."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    yield
+    sys.setswitchinterval(before)
 
 
 class Runner(threading.Thread):
