@@ -45,17 +45,14 @@ _OWN = tuple(
 _HCR, _HCRX, _HPFAR = sysreg("hcr_el2"), sysreg("hcrx_el2"), sysreg("hpfar_el2")
 _VTTBR, _VTCR = sysreg("vttbr_el2"), sysreg("vtcr_el2")
 _SP_EL1, _SP_EL2 = sysreg("sp_el1"), sysreg("sp_el2")
-_ELR, _SPSR, _ESR, _FAR = sysreg("elr_el1"), sysreg("spsr_el1"), sysreg("esr_el1"), sysreg("far_el1")
+_ELR, _SPSR = sysreg("elr_el1"), sysreg("spsr_el1")
 _SCTLR2 = sysreg("sctlr2_el1")
 _SCTLR2_EASE = 1 << 5
 _RESET = {
-    sysreg("sctlr_el1"): 0,
     sysreg("tcr_el1"): 0x8080_0000,
     sysreg("cpacr_el1"): 0x22FF,
-    sysreg("esr_el1"): 0,
-    sysreg("far_el1"): 0,
 }
-"""What KVM resets EL2's to where that is not what it resets EL1's to, by EL1's number (sys_regs.c)."""
+"""What KVM resets EL2's to where that is not zero, by EL1's number (sys_regs.c)."""
 _PFR0, _MMFR1, _MMFR4 = sysreg("id_aa64pfr0_el1"), sysreg("id_aa64mmfr1_el1"), sysreg("id_aa64mmfr4_el1")
 _NI_NV1 = 0xE
 """ID_AA64MMFR4_EL1.E2H0: neither HCR_EL2.E2H = 0 nor NV1."""
@@ -67,8 +64,6 @@ _TLBI_CRN = 8
 _SYNC, _SERROR = 0x000, 0x180
 _MODE, _MODE_BITS = 0xF, 0x1F
 _MODE_EL0T, _MODE_EL1T, _MODE_EL2T = 0x0, 0x4, 0x8
-_FROM_SPSR = 0xF << 28 | pstate.DAIF | pstate.PAN
-"""What an illegal return takes from SPSR_EL2."""
 
 
 def show_el2(id_registers: dict[SysReg, int]) -> None:
@@ -100,8 +95,7 @@ class Nested:
         self._parked_sp = 0
         cpu.sp_el1 = UNKNOWN_AT_RESET
         self._own = dict.fromkeys(_OWN, 0) | dict.fromkeys(_UNKNOWN, UNKNOWN_AT_RESET) | {_HCR: HCR_E2H}
-        cpu.sysregs.update(dict.fromkeys(_EL2_OF, 0))
-        cpu.sysregs.update(_RESET)
+        cpu.sysregs.update(dict.fromkeys(_EL2_OF, 0) | _RESET)
         self.hypervisor = cpu.nv = True
         self._load_stage2()
 
