@@ -8,7 +8,6 @@ injections of everybody else.
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,16 +47,22 @@ class EinjFiles:
     def read(self, name: str) -> str:
         path = f"{DIRECTORY}/{name}"
         try:
-            with closing(self._host.open(path, os.O_RDONLY)) as file:
+            file = self._host.open(path, os.O_RDONLY)
+            try:
                 return file.read().decode("ascii", "replace")
+            finally:
+                file.close()
         except OSError as error:
             raise refused(path, error) from error
 
     def write(self, name: str, text: str) -> None:
         path = f"{DIRECTORY}/{name}"
         try:
-            with closing(self._host.open(path, os.O_WRONLY)) as file:
+            file = self._host.open(path, os.O_WRONLY)
+            try:
                 file.write(text.encode())
+            finally:
+                file.close()
         except OSError as error:
             raise refused(path, error, text) from error
 

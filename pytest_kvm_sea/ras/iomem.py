@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import closing
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ SYSTEM_RAM = "System RAM"
 _LINE = re.compile(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)")
 
 
-def parse(text: str) -> list[tuple[range, str]]:
-    """(addresses, name) of every line, at whatever depth. Lines of another form are passed over."""
+@lru_cache(maxsize=16)
+def parse(text: str) -> tuple[tuple[range, str], ...]:
+    """(addresses, name) of every line, at whatever depth. Lines of another form are passed over.
+
+    Kept by text: it is read before every injection, and changes when memory is plugged in.
+    """
     found = (_LINE.fullmatch(line) for line in text.splitlines())
-    return [(range(int(match[1], 16), int(match[2], 16) + 1), match[3]) for match in found if match]
+    return tuple((range(int(match[1], 16), int(match[2], 16) + 1), match[3]) for match in found if match)
 
 
 def system_ram(host: Host) -> list[range] | None:

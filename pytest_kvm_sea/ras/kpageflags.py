@@ -40,6 +40,7 @@ UNFIT = {
     PageFlag.PGTABLE: "it holds page tables of the kernel or of a process",
 }
 """Pages that no error may be injected into, and why."""
+_UNFIT_BITS = sum(flag.value for flag in UNFIT)
 
 
 def page_flags(host: Host, hpa: HostPA) -> PageFlag:
@@ -52,4 +53,6 @@ def page_flags(host: Host, hpa: HostPA) -> PageFlag:
 
 def unfit(flags: PageFlag) -> str | None:
     """Why no error may be injected into such a page; None where it may."""
-    return next((why for flag, why in UNFIT.items() if flags & flag), None)
+    if not flags.value & _UNFIT_BITS:
+        return None
+    return next(why for flag, why in UNFIT.items() if flags & flag)

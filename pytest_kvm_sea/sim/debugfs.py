@@ -31,6 +31,8 @@ class Entry:
 class Tree:
     """Files below ``root()``, by their path on the simulated host."""
 
+    is_on_disk = True
+
     def __init__(self, root: Callable[[], Path], files: Mapping[str, Entry], directories: Mapping[str, int]) -> None:
         """``files`` and ``directories`` (path to mode) are absolute paths; missing parents get mode 0755."""
         self._root = root

@@ -72,7 +72,7 @@ class Driver:
 
     def open(self, path: str, flags: int) -> SimFile:
         """Open one of the files of `einj_layout.files`."""
-        return einj_attributes.open_file(self, path, flags)
+        return einj_attributes.opener(path, knows_v2=self.knows_v2)(path, flags, self)
 
     # State, which is in the files
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.sim.einj_layout import COMPONENT_BYTES, DIRECTORY, WIDTHS, component_line, hexadecimal
-from pytest_kvm_sea.sim.files import SimFile, TextFile, fail
+from pytest_kvm_sea.sim.files import SimFile, fail
 from pytest_kvm_sea.sim.kernel_text import kstrtoull
 
 if TYPE_CHECKING:
@@ -25,20 +27,21 @@ _PAIR = re.compile(rb"[0-9a-fA-F]{2}|[-+][0-9a-fA-F]|[0-9a-fA-F][\n\0]")
 """What kstrtol reads in base 16, of two characters."""
 
 
-def open_file(driver: Driver, path: str, flags: int) -> SimFile:
-    """Open one of the files of `einj_layout.files`."""
+@cache
+def opener(path: str, *, knows_v2: bool) -> Callable[[str, int, Driver], SimFile]:
+    """What opens one of the files of `einj_layout.files`, of a driver that knows EINJv2 or does not."""
     name = path.removeprefix(f"{DIRECTORY}/")
     if name in WIDTHS:
-        return _Knob(path, flags, driver)
+        return _Knob
     if name == "error_inject":
-        return _ErrorInject(path, flags, driver)
+        return _ErrorInject
     if name == "error_type":
-        return (_RawErrorType if driver.knows_v2 else _NumericErrorType)(path, flags, driver)
+        return _RawErrorType if knows_v2 else _NumericErrorType
     if name == "oem_error":
-        return _Blob(path, flags, driver)
+        return _Blob
     if _COMPONENT.fullmatch(name):
-        return _Component(path, flags, driver)
-    return TextFile(path, flags, lambda: driver.tree.read(path))
+        return _Component
+    return _ReadOnly
 
 
 class _DriverFile(SimFile):
@@ -48,10 +51,18 @@ class _DriverFile(SimFile):
         self._name = path.rpartition("/")[2]
 
 
+class _ReadOnly(_DriverFile):
+    """available_error_type and whatever else the driver made once and for all."""
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        return self._driver.tree.read(self.path)[offset : offset + size]
+
+
 class _Attribute(_DriverFile):
     """A debugfs attribute: a number in, a line out, and no positions."""
 
     seekable = False
+    _text = b""
 
     def write_at(self, data: bytes, offset: int) -> int:  # noqa: ARG002
         try:
@@ -62,7 +73,10 @@ class _Attribute(_DriverFile):
         return len(data)
 
     def read_at(self, size: int, offset: int) -> bytes:
-        return self._get()[offset : offset + size]
+        """The value is looked at where reading begins, and read on in what was shown then (simple_attr_read)."""
+        if not offset:
+            self._text = self._get()
+        return self._text[offset : offset + size]
 
     def _set(self, value: int) -> None:
         raise NotImplementedError

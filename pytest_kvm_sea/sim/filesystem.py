@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_kvm_sea.platforms.model import Lockdown
 from pytest_kvm_sea.sim import einj_layout, kernel_log, procfs
@@ -67,13 +67,21 @@ def _is_on_disk(path: str) -> bool:
     return any(path == mount or path.startswith(mount + "/") for mount in (DEBUGFS, ACPI_TABLES))
 
 
+class _Disk(NamedTuple):
+    """What every host of a platform has in common."""
+
+    files: Mapping[str, Entry]
+    """debugfs and the ACPI tables as they are at boot."""
+    may_open: set[tuple[str, int]]
+    """Paths in debugfs, and the flags with which this process was let through to the driver."""
+
+
 @lru_cache(maxsize=64)
-def _files_on_disk(platform: Platform, firmware_start: int) -> Mapping[str, Entry]:
-    """debugfs and the ACPI tables as they are at boot; every host of a platform has the same."""
+def _disk(platform: Platform, firmware_start: int) -> _Disk:
     files = einj_layout.files(platform)
     if platform.firmware.einj.table:
         files[f"{ACPI_TABLES}/EINJ"] = Entry(0o400, einj_table(platform.firmware.einj, firmware_start))
-    return MappingProxyType(files)
+    return _Disk(MappingProxyType(files), set())
 
 
 class Filesystem:
@@ -100,7 +108,8 @@ class Filesystem:
         self._root = platform.process.root
         self._registered: dict[str, Node] = {}
         tree = Tree if shared else LazyTree
-        self.tree = tree(tree_root, _files_on_disk(platform, physical.map.firmware.start), _DIRECTORIES_ON_DISK)
+        files, self._may_open = _disk(platform, physical.map.firmware.start)
+        self.tree = tree(tree_root, files, _DIRECTORIES_ON_DISK)
         self._driver = Driver(platform, physical, firmware, self.tree)
 
     def register(self, path: str, opener: Callable[[int], File], *, mode: int = 0o666, denied: int = 0) -> None:
@@ -113,6 +122,9 @@ class Filesystem:
 
     def open(self, path: str, flags: int) -> File:
         """open(2) without O_CREAT. OSError ENOENT, EACCES, EPERM (lockdown), ENOTDIR, EISDIR."""
+        if (path, flags) in self._may_open and not self.tree.is_on_disk:
+            # Nobody changes the modes of files that are nowhere but here
+            return self._driver.open(path, flags)
         path = posixpath.normpath(path)
         wanted = _WANTED.get(flags & os.O_ACCMODE)
         if wanted is None:
@@ -129,6 +141,7 @@ class Filesystem:
             return node.opener(flags)
         if path.startswith(DEBUGFS):
             self._check_lockdown(mode, wanted, path)
+            self._may_open.add((path, flags))
             return self._driver.open(path, flags)
         return TextFile(path, flags, lambda: self.tree.read(path))
 
@@ -230,7 +243,7 @@ class Filesystem:
         for size in (2 << 20, 1 << 30):
             if physical.pool_size(size):
                 _add_pool(found, physical, size)
-        _add_text(found, "/proc/iomem", lambda: procfs.iomem(physical.ranges(), show=root))
+        _add_text(found, "/proc/iomem", lambda: procfs.iomem(physical.ram_size, show=root))
         _add_text(found, "/proc/sys/kernel/tainted", lambda: b"0\n", 0o644)
         _add_text(found, "/proc/sys/kernel/osrelease", f"{kernel.release}\n".encode)
         _add_text(found, "/sys/kernel/security/lockdown", lambda: procfs.lockdown(kernel.lockdown), 0o644)

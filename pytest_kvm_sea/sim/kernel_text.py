@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+from functools import lru_cache
 
 U64_MAX = (1 << 64) - 1
 _WITH_BASE = re.compile(
@@ -22,6 +23,7 @@ def c_string(data: bytes) -> bytes:
     return data.partition(b"\0")[0]
 
 
+@lru_cache(maxsize=256)
 def kstrtoull(text: bytes) -> int:
     """kstrtoull with base 0: decimal, 0x hexadecimal, 0 octal; one trailing newline allowed.
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 
 from pytest_kvm_sea.sim.debugfs import Entry, Tree
 from pytest_kvm_sea.sim.files import fail
@@ -32,6 +33,11 @@ class LazyTree:
         self._notes: dict[str, bytes] = {}
         self._lock = threading.RLock()
         self._disk: Tree | None = None
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether others may see it, and change it."""
+        return self._disk is not None
 
     @property
     def root(self) -> Path:
@@ -92,15 +98,19 @@ class LazyTree:
         else:
             self._notes[name] = content
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[object]:
         """Exclusive among threads, and among processes once the tree is on disk."""
-        with self._lock:
-            if self._disk is None:
-                yield
-                return
-        with self._disk.locked():
-            yield
+        return _Locked(self)
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Take the lock of this process, and give it back at once where the tree is on disk, which has its own."""
+        self._lock.acquire()
+        if self._disk is None:
+            return self._lock
+        self._lock.release()
+        held = self._disk.locked()
+        held.__enter__()
+        return held
 
     def _on_disk(self) -> Tree:
         with self._lock:
@@ -112,6 +122,23 @@ class LazyTree:
                         disk.write_note(name, content)
                 self._disk = disk
             return self._disk
+
+
+class _Locked:
+    """`LazyTree.locked`. A class, because contextlib's generators take longer than what is done under the lock."""
+
+    __slots__ = ("_held", "_tree")
+
+    def __init__(self, tree: LazyTree) -> None:
+        self._tree = tree
+
+    def __enter__(self) -> None:
+        self._held = self._tree.lock()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._held.__exit__(kind, error, traceback)
 
 
 def _with_parents(directories: Mapping[str, int], files: Mapping[str, Entry]) -> dict[str, int]:

@@ -68,7 +68,11 @@ class MemoryMap:
         return {resource.kind for resource in self.resources if resource.intersects(start, end)}
 
     def is_ram(self, address: int) -> bool:
-        return Kind.SYSTEM_RAM in self.kinds(address, address + 1)
+        return any(
+            resource.start <= address < resource.end
+            for resource in self.resources
+            if resource.kind is Kind.SYSTEM_RAM
+        )
 
 
 _DEVICES = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pytest_kvm_sea.hosts.contract import Backing
 from pytest_kvm_sea.platforms.model import Lockdown
 from pytest_kvm_sea.sim.files import SimFile, TextFile, fail
 from pytest_kvm_sea.sim.kernel_text import kstrtoull
+from pytest_kvm_sea.sim.memory_map import memory_map
 from pytest_kvm_sea.sim.physical import EHWPOISON, Offline
 from pytest_kvm_sea.sim.presence import Presence
 from pytest_kvm_sea.sim.process import HUGETLB_SIZES, TASK_SIZE, Process, SimMemory
@@ -216,8 +218,12 @@ def meminfo(physical: PhysicalMemory) -> bytes:
     return "".join(f"{name + ':':<16}{value:>8}{unit}\n" for name, value, unit in rows).encode()
 
 
-def iomem(resources: tuple[Resource, ...], *, show: bool) -> bytes:
-    """The text of /proc/iomem; all addresses are zero for a reader without CAP_SYS_ADMIN."""
+@functools.cache
+def iomem(ram_size: int, *, show: bool) -> bytes:
+    """The text of /proc/iomem; all addresses are zero for a reader without CAP_SYS_ADMIN.
+
+    Kept, because it is the same for every host with so much memory, and read before every injection.
+    """
 
     def lines(level: tuple[Resource, ...], depth: int) -> list[str]:
         text = []
@@ -227,7 +233,7 @@ def iomem(resources: tuple[Resource, ...], *, show: bool) -> bytes:
             text.extend(lines(resource.children, depth + 1))
         return text
 
-    return "".join(lines(resources, 0)).encode()
+    return "".join(lines(memory_map(ram_size).resources, 0)).encode()
 
 
 def lockdown(mode: Lockdown) -> bytes:

@@ -4,28 +4,19 @@
 from __future__ import annotations
 
 from array import array
-from functools import lru_cache
 
 from pytest_kvm_sea.addresses import GuestPA, GuestVA
 from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.descriptors import LAST_LEVEL, PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
 from pytest_kvm_sea.vmm.memory import GuestMemory
+from pytest_kvm_sea.vmm.page_runs import consecutive_pages
 
 VA_BITS = 48
 START_LEVEL = 0
 TABLE_SIZE = TABLE_ENTRIES * 8
 BLOCK_SIZE = TABLE_ENTRIES * PAGE_SIZE
 """What one level-3 table maps: 2 MiB."""
-
-
-@lru_cache(maxsize=4)
-def _level_3_tables(first: int, count: int) -> bytes:
-    """The contents of consecutive level-3 tables: ``count`` descriptors, each a page after the last.
-
-    Kept, because a copy of 2 MiB costs a tenth of making them: every VM of a test session maps the same memory.
-    """
-    return array("Q", range(first, first + count * PAGE_SIZE, PAGE_SIZE)).tobytes()
 
 
 class TableAllocator:
@@ -84,7 +75,7 @@ class PageTables:
     def _map_tables(self, gva: GuestVA, first: int, pages: int) -> None:
         """Map whole level-3 tables at once: they lie one behind the other."""
         tables = self._allocator.take(pages // TABLE_ENTRIES)
-        contents = _level_3_tables(first, pages)
+        contents = consecutive_pages(first, pages)
         self._memory.view(tables, len(contents))[:] = contents
         self._enter_tables(gva, tables, pages // TABLE_ENTRIES)
 

@@ -434,11 +434,11 @@ def test_types_of_v2_are_left_out() -> None:
 
 def test_ram_is_found_at_any_depth_and_hidden_addresses_tell_nothing() -> None:
     text = "00000000-00000fff : Reserved\n40000000-7fffffff : System RAM\n  40210000-4fffffff : Kernel code\nrubbish\n"
-    assert iomem.parse(text) == [
+    assert iomem.parse(text) == (
         (range(0x1000), "Reserved"),
         (range(0x4000_0000, 0x8000_0000), "System RAM"),
         (range(0x4021_0000, 0x5000_0000), "Kernel code"),
-    ]
+    )
     with simulated() as host:
         assert iomem.system_ram(host) == [range(0x8000_0000, 0xBF00_0000)]
     with simulated(process=Process(root=False)) as host:
