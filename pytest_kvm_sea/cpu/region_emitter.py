@@ -8,10 +8,11 @@ the instruction it belongs to, so that a closure can do that instruction again, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from pytest_kvm_sea.cpu import conditions, pstate
+from pytest_kvm_sea.cpu import conditions, places, pstate
 from pytest_kvm_sea.cpu.emitter import M32, M64, ZERO_REGISTER, Emitter, Unsuited, Way
 
 _LINK: Final = 30
@@ -25,6 +26,8 @@ _LOADS: Final = {
     (4, 1): "S4",
 }
 """(size, signed) -> name of Struct.unpack_from."""
+_LOADED: Final = "loaded"
+"""In place of the expression of a register's value: it came from memory."""
 _STORES: Final = {2: "P2", 4: "P4", 8: "P8"}
 
 
@@ -50,9 +53,15 @@ class Knowledge:
     narrow: frozenset[int] = frozenset()
     """Registers whose value is below 2**32."""
     sp_aligned: bool = False
+    places: places.Known = field(default_factory=dict)
+    """Where memory has been accessed."""
 
     def copy(self) -> Knowledge:
-        return Knowledge(self.ahead, self.kind, self.operand, self.narrow, self.sp_aligned)
+        return replace(self)
+
+    def forget(self, registers: Iterable[int]) -> None:
+        """These registers may have been written since."""
+        self.places = places.without(self.places, (f"r{number}" for number in registers))
 
 
 @dataclass(slots=True)
@@ -130,18 +139,19 @@ class RegionEmitter(Emitter):
     def write(self, number: int, value: str, *, narrow: bool = False) -> None:
         if number != ZERO_REGISTER:
             self.line(f"r{number} = {value}")
-            self._written(number, narrow=narrow)
+            self._written(number, value, narrow=narrow)
 
     def write_sp(self, number: int, value: str, *, narrow: bool = False) -> None:
         if number != _SP:
             self.write(number, value, narrow=narrow)
             return
         self.line(f"r31 = {value}")
-        self._written(_SP, narrow=False)
+        self._written(_SP, value, narrow=False)
         self.know.sp_aligned = False
 
-    def _written(self, number: int, *, narrow: bool) -> None:
+    def _written(self, number: int, value: str, *, narrow: bool) -> None:
         self.usage.written.add(number)
+        self.know.places = places.written(self.know.places, f"r{number}", value)
         self.wrote_link |= number == _LINK
         if narrow:
             self.know.narrow |= {number}
@@ -151,6 +161,8 @@ class RegionEmitter(Emitter):
 
     def let(self, name: str, value: str) -> str:
         self.line(f"{name} = {value}")
+        if name == places.SCRATCH:
+            self.know.places = places.written(self.know.places, name, value)
         return name
 
     def flags(self, kind: int, a: str, b: str = "0") -> tuple[str, str]:
@@ -184,61 +196,66 @@ class RegionEmitter(Emitter):
             self.line(f"fb = {self.know.operand}")
         self.know.kind = self.know.operand = None
 
-    def _address(self, address: str, *, base_sp: bool) -> str:
+    def _access(self, address: str, size: int, table: str, statement: places.Statement, *, base_sp: bool) -> None:
         if base_sp:
             self.check_sp()
-        if address.isidentifier():
-            return address
-        self.line(f"a = {address}")
-        return "a"
+        access = places.Access(address, size, table, statement)
+        lines, self.know.places = places.emit(self.lines, " " * self.indent, access, self.know.places)
+        for line in lines:
+            self.line(line)
 
     def load(self, target: int, address: str, size: int, *, signed: int, iss: int, base_sp: bool, way: Way) -> None:
         del iss
         if way is not Way.PLAIN:
             raise Unsuited
-        a = self._address(address, base_sp=base_sp)
         name = "t" if signed or target == ZERO_REGISTER else f"r{target}"
-        if size == 1 and not signed:
-            self.line(f"{name} = T[{a} >> 12][{a} & 4095]")
-        else:
-            self.line(f"{name}, = {_LOADS[size, bool(signed)]}(T[{a} >> 12], {a} & 4095)")
+        unpack = _LOADS.get((size, bool(signed)))
+
+        def statement(page: str, offset: str) -> str:
+            return f"{name} = {page}[{offset}]" if unpack is None else f"{name}, = {unpack}({page}, {offset})"
+
+        self._access(address, size, "T", statement, base_sp=base_sp)
         if target == ZERO_REGISTER:
             return
         if signed:
             self.line(f"r{target} = t & {M64 if signed == 64 else M32}")
-        self._written(target, narrow=signed == 32 or (not signed and size < 8))
+        self._written(target, _LOADED, narrow=signed == 32 or (not signed and size < 8))
 
     def store(self, source: int, address: str, size: int, *, iss: int, base_sp: bool, way: Way) -> None:
         del iss
         if way is not Way.PLAIN:
             raise Unsuited
-        a = self._address(address, base_sp=base_sp)
         if size == 8:
             value = self.read(source)
         elif size == 4:
             value = self.read(source, 0)
         else:
             value = f"{self.read(source)} & {(1 << size * 8) - 1:#x}"
-        if size == 1:
-            self.line(f"W[{a} >> 12][{a} & 4095] = {value}")
-        else:
-            self.line(f"{_STORES[size]}(W[{a} >> 12], {a} & 4095, {value})")
+        pack = _STORES.get(size)
+
+        def statement(page: str, offset: str) -> str:
+            return f"{page}[{offset}] = {value}" if pack is None else f"{pack}({page}, {offset}, {value})"
+
+        self._access(address, size, "W", statement, base_sp=base_sp)
 
     def load_pair(self, first: int, second: int, address: str, size: int, *, signed: bool, base_sp: bool) -> None:
-        a = self._address(address, base_sp=base_sp)
-        names = [f"r{number}" if number != ZERO_REGISTER else "t" for number in (first, second)]
+        names = ", ".join(f"r{number}" if number != ZERO_REGISTER else "t" for number in (first, second))
         unpack = {(8, False): "U88", (4, False): "U44", (4, True): "S44"}[size, signed]
-        self.line(f"{names[0]}, {names[1]} = {unpack}(T[{a} >> 12], {a} & 4095)")
+        self._access(
+            address, 2 * size, "T", lambda page, offset: f"{names} = {unpack}({page}, {offset})", base_sp=base_sp
+        )
         for number in (first, second):
             if number != ZERO_REGISTER:
-                self._written(number, narrow=size == 4 and not signed)
+                self._written(number, _LOADED, narrow=size == 4 and not signed)
                 if signed:
                     self.line(f"r{number} &= {M64}")
 
     def store_pair(self, first: int, second: int, address: str, size: int, *, base_sp: bool) -> None:
-        a = self._address(address, base_sp=base_sp)
         values = f"{self.read(first, size == 8)}, {self.read(second, size == 8)}"
-        self.line(f"{'P88' if size == 8 else 'P44'}(W[{a} >> 12], {a} & 4095, {values})")
+        pack = "P88" if size == 8 else "P44"
+        self._access(
+            address, 2 * size, "W", lambda page, offset: f"{pack}({page}, {offset}, {values})", base_sp=base_sp
+        )
 
     def check_sp(self) -> None:
         if not self.know.sp_aligned:

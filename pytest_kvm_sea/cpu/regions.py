@@ -194,6 +194,7 @@ class _Builder:
         emitter.know = before
         before.narrow = merged or frozenset()
         before.sp_aligned = aligned
+        before.forget(set().union(*(self.pieces[arm].usage.written for arm in arms)))
         self._go(target)
 
     def _go(self, node: Node) -> None:
@@ -233,6 +234,7 @@ class _Builder:
         usages = [self.pieces[node].usage for node in body]
         emitter.know.narrow -= frozenset().union(*(usage.widened for usage in usages))
         emitter.know.sp_aligned &= not any(_SP in usage.written for usage in usages)
+        emitter.know.forget(set().union(*(usage.written for usage in usages)))
         loop = Loop(header, body, self._follow(header, body))
         emitter.pc = header.pc
         emitter.line("while budget > 0:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +17,7 @@ from pytest_kvm_sea.cpu.cpu import Cpu
 from pytest_kvm_sea.cpu.features import Features
 from pytest_kvm_sea.cpu.traps import Trap
 
-VECTORS, CODE, DATA, SIZE = 0x8000, 0x10000, 0x20000, 0x24000
+VECTORS, CODE, DATA, READ_ONLY, SIZE = 0x8000, 0x10000, 0x20000, 0x23000, 0x24000
 _STRAIGHT = (
     "ADDSUB_IMM",
     "ADDSUB_SHIFTED",
@@ -45,7 +46,7 @@ _OFFSET = {"B": "imm26", "B_COND": "imm19", "CBZ": "imm19", "TBZ": "imm14"}
 
 
 class Ram:
-    """Memory that ends after the data: what lies behind it has no stage 2."""
+    """Memory that ends after the data: what lies behind it has no stage 2. One page of the data cannot be written."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(SIZE))
@@ -53,6 +54,8 @@ class Ram:
     def page(self, ipa: int, access: Access) -> Page:
         if ipa >= SIZE:
             raise Stage2Fault(0x07)
+        if ipa >> 12 == READ_ONLY >> 12 and access is Access.WRITE:
+            raise Stage2Fault(0x0F)
         return Page(self.view[ipa & ~0xFFF : (ipa & ~0xFFF) + 4096], stable=True)
 
     def check(self, ipa: int, size: int, access: Access) -> None:
@@ -90,12 +93,33 @@ def _transfer(rng: random.Random) -> int:
     return ENCODINGS[name].encode(**fields)
 
 
-def program(rng: random.Random) -> list[int]:
+def _nearby(rng: random.Random) -> int:
+    """A load or store not far from others, or something that moves the address of those that follow."""
+    base, other = rng.choices((20, 21, 22, 31), k=2)
+    kind = rng.randrange(12)
+    if kind < 2:
+        moved = {"Rd": rng.choice((base, other)), "Rn": base, "imm12": rng.choice((4, 8, 64)), "op": kind}
+        return encode("ADDSUB_IMM", **_fields(rng, "ADDSUB_IMM") | moved | {"sf": 1, "sh": 0, "S": 0})
+    name = rng.choice(("LDST_UIMM", "LDST_UNSCALED", "LDST_PAIR", "LDST_PRE", "LDST_POST", "LDST_REG"))
+    fields = _fields(rng, name)
+    first, second = rng.sample(range(8), 2)
+    values = {"Rt": first, "Rt2": second, "Rn": base, "Rm": rng.choice((1, 23)), "option": 3}
+    values |= {"imm12": rng.randrange(4), "imm9": rng.randrange(-16, 16), "imm7": rng.randrange(-3, 4)}
+    fields.update({key: value for key, value in values.items() if key in fields})
+    return ENCODINGS[name].encode(**fields)
+
+
+def _mixed(rng: random.Random) -> int:
+    return _transfer(rng) if rng.randrange(4) == 0 else _straight(rng)
+
+
+def _mostly_nearby(rng: random.Random) -> int:
+    return _nearby(rng) if rng.randrange(4) else _straight(rng)
+
+
+def program(rng: random.Random, instruction: Callable[[random.Random], int]) -> list[int]:
     """Blocks of a few instructions, each ending in a branch to some block; the last one is HVC."""
-    blocks = [
-        [_transfer(rng) if rng.randrange(4) == 0 else _straight(rng) for _ in range(rng.randrange(7))]
-        for _ in range(rng.randrange(3, 10))
-    ]
+    blocks = [[instruction(rng) for _ in range(rng.randrange(7))] for _ in range(rng.randrange(3, 10))]
     starts, at = [], 0
     for block in blocks:
         starts.append(at)
@@ -131,8 +155,8 @@ def _machine(rng: random.Random, words: list[int]) -> tuple[Cpu, Ram]:
     cpu.pstate = 0x5 | rng.randrange(16) << 28
     cpu.x[:] = [rng.getrandbits(rng.choice((4, 32, 64))) for _ in range(31)]
     for number in (20, 21, 22):
-        # Near the end of a page; a long enough walk upwards ends outside
-        cpu.x[number] = DATA + rng.randrange(3) * 0x1000 + rng.randrange(0xF00, 0x1000)
+        # Near the end of a page, or its start; a long enough walk upwards ends outside
+        cpu.x[number] = DATA + rng.randrange(1, 4) * 0x1000 + rng.choice((rng.randrange(-0x100, 0), rng.randrange(24)))
     cpu.x[23] = rng.randrange(-64, 64) & (1 << 64) - 1
     cpu.x[30] = CODE
     cpu.sp_el1 = DATA + 0x800 + rng.choice((0, 0, 0, 8))
@@ -143,11 +167,14 @@ def _state(cpu: Cpu, ram: Ram, trap: Trap | None) -> tuple[object, ...]:
     return cpu.x, cpu.sp_el1, hex(cpu.pc), hex(cpu.pstate), cpu.sysregs, cpu.instructions, trap, bytes(ram.view[DATA:])
 
 
+@pytest.mark.parametrize("instruction", [_mixed, _mostly_nearby])
 @pytest.mark.parametrize("seed", range(40))
-def test_regions_do_what_closures_do(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regions_do_what_closures_do(
+    seed: int, instruction: Callable[[random.Random], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_module, "HOT", 2)
     rng = random.Random(seed)
-    words = program(rng)
+    words = program(rng, instruction)
     machine_seed = rng.random()
     cpu, ram = _machine(random.Random(machine_seed), words)
     reference, reference_ram = _machine(random.Random(machine_seed), words)
