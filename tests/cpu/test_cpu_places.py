@@ -48,6 +48,7 @@ def _before_and_behind(asm: Assembler) -> None:
     asm.strb(W6, Offset(X0, 21))
     asm.ldp(X4, X5, Offset(X0, -16))
     asm.stp(X4, X1, Offset(X0, 40))
+    asm.ldp(X4, X2, Offset(X0, -40))
 
 
 def _base_that_moves(asm: Assembler) -> None:
@@ -75,6 +76,7 @@ def _written_in_one_arm(asm: Assembler) -> None:
     asm.cbz(X3, "even")
     asm.str(X1, X0)
     asm.add(X0, X0, 24)
+    asm.b("even")  # straight code would not end at a label
     asm.label("even")
     asm.ldr(X4, X0)
     asm.str(X1, X0)
@@ -86,6 +88,7 @@ def _stored_in_one_arm_only(asm: Assembler) -> None:
     asm.and_(X3, X1, 1)
     asm.cbz(X3, "even")
     asm.str(X1, X0)
+    asm.b("even")
     asm.label("even")
     asm.add(X2, X2, 1)
     asm.str(X2, X0)
