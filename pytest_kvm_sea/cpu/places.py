@@ -93,8 +93,9 @@ class _Line:
 
     def view(self, source: list[str]) -> str:
         """The variable with the page, which this line sets from now on."""
-        self.keeps_view = self.place.keeps_offset = True
-        self.write(source)
+        if not self.keeps_view:
+            self.keeps_view = True
+            self.write(source)
         return f"v{self.number}"
 
     def write(self, source: list[str]) -> None:
@@ -119,9 +120,17 @@ class Seen(NamedTuple):
 
     def page(self, source: list[str]) -> str:
         """The variable with the number of the page."""
-        self.place.keeps_page = self.place.keeps_offset = True
-        self.first.write(source)
+        if not self.place.keeps_page:
+            self.place.keeps_page = True
+            self.first.write(source)
         return self.place.page
+
+    def offset(self, source: list[str]) -> str:
+        """The variable with the offset in the page."""
+        if not self.place.keeps_offset:
+            self.place.keeps_offset = True
+            self.first.write(source)
+        return self.place.offset
 
 
 Known: TypeAlias = Mapping[str, tuple[Seen, ...]]
@@ -179,10 +188,8 @@ def _line(seen: Seen, table: str) -> _Line | None:
 def _again(source: list[str], indent: str, seen: Seen, access: Access) -> tuple[list[str], Seen]:
     before = _line(seen, access.table)
     if before is not None:
-        view = before.view(source)
-        seen.first.write(source)
-        return [access.statement(view, seen.place.offset)], seen
-    text = access.statement(f"{access.table}[{seen.page(source)}]", seen.place.offset)
+        return [access.statement(before.view(source), seen.offset(source))], seen
+    text = access.statement(f"{access.table}[{seen.page(source)}]", seen.offset(source))
     line = _Line(seen.place, len(source), indent, access.table, access.statement)
     return [text], seen._replace(lines=(*seen.lines, line))
 
@@ -198,8 +205,7 @@ def _nearby(source: list[str], indent: str, seen: Seen, access: Access, delta: i
         view = f"v{before.number}"
     else:
         view = before.view(source)
-    seen.first.write(source)
-    offset = seen.place.offset
+    offset = seen.offset(source)
     # An offset that is too high raises, but not one below zero; both are asked for, because raising is slow.
     within = f"{offset} <= {PAGE_SIZE - access.size - delta}" if delta > 0 else f"{offset} >= {-delta}"
     beyond = access.statement(f"{access.table}[a >> 12]", f"a & {PAGE_SIZE - 1}")
@@ -210,6 +216,8 @@ def _nearby(source: list[str], indent: str, seen: Seen, access: Access, delta: i
 
 def written(known: Known, register: str, value: str) -> Known:
     """What is known after a register was given the value of an expression."""
+    if not known:
+        return known
     address = address_of(value.removesuffix(_MASK))
     moved = () if address is None else known.get(address.base, ())
     known = without(known, (register,))
@@ -224,4 +232,6 @@ def written(known: Known, register: str, value: str) -> Known:
 def without(known: Known, registers: Iterable[str]) -> Known:
     """What is known where these registers may have got other values."""
     gone = frozenset(registers)
+    if all(gone.isdisjoint(_names(base)) for base in known):
+        return known
     return {base: places for base, places in known.items() if gone.isdisjoint(_names(base))}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from pytest_kvm_sea.cpu import conditions, places, pstate
+from pytest_kvm_sea.cpu import bounds, conditions, places, pstate
 from pytest_kvm_sea.cpu.emitter import M32, M64, ZERO_REGISTER, Emitter, Unsuited, Way
 
 _LINK: Final = 30
@@ -26,6 +26,8 @@ _LOADS: Final = {
     (4, 1): "S4",
 }
 """(size, signed) -> name of Struct.unpack_from."""
+_SCRATCH: Final = frozenset({"a", "b", "d", "t", "u"})
+"""Variables of one instruction."""
 _LOADED: Final = "loaded"
 """In place of the expression of a register's value: it came from memory."""
 _STORES: Final = {2: "P2", 4: "P4", 8: "P8"}
@@ -50,8 +52,8 @@ class Knowledge:
     ahead: int = 0
     kind: int | None = None
     operand: str | None = None
-    narrow: frozenset[int] = frozenset()
-    """Registers whose value is below 2**32."""
+    bounds: bounds.Bounds = field(default_factory=dict)
+    """The most that a variable can be; a register that is not in it can have any value."""
     sp_aligned: bool = False
     places: places.Known = field(default_factory=dict)
     """Where memory has been accessed."""
@@ -60,8 +62,15 @@ class Knowledge:
         return replace(self)
 
     def forget(self, registers: Iterable[int]) -> None:
-        """These registers may have been written since."""
+        """These registers may have been written since, by what is not emitted here; their bounds are the caller's."""
         self.places = places.without(self.places, (f"r{number}" for number in registers))
+
+    def bound(self, variable: str, most: int | None) -> None:
+        """A variable got a value: the most that it can be."""
+        if most is not None and most < bounds.M64:
+            self.bounds = {**self.bounds, variable: most}
+        elif variable in self.bounds:
+            self.bounds = {name: value for name, value in self.bounds.items() if name != variable}
 
 
 @dataclass(slots=True)
@@ -83,8 +92,8 @@ class Usage:
 
     used: set[int] = field(default_factory=set)
     written: set[int] = field(default_factory=set)
-    widened: set[int] = field(default_factory=set)
-    """Registers that got a value that may exceed 32 bits."""
+    most: dict[int, int] = field(default_factory=dict)
+    """The most that was written to a register, whatever the others had in them."""
     flags: bool = False
     """Whether flags are set."""
 
@@ -107,6 +116,8 @@ class RegionEmitter(Emitter):
         self.pc = pc
         self.flow = None
         self.wrote_link = False
+        for name in _SCRATCH.intersection(self.know.bounds):
+            self.know.bound(name, None)
 
     def line(self, text: str) -> None:
         know = self.know
@@ -126,7 +137,7 @@ class RegionEmitter(Emitter):
         if number == ZERO_REGISTER:
             return "0"
         self.usage.used.add(number)
-        if sf or number in self.know.narrow:
+        if sf or self.know.bounds.get(f"r{number}", bounds.M64) <= bounds.M32:
             return f"r{number}"
         return f"(r{number} & {M32})"
 
@@ -138,39 +149,46 @@ class RegionEmitter(Emitter):
 
     def write(self, number: int, value: str, *, narrow: bool = False) -> None:
         if number != ZERO_REGISTER:
-            self.line(f"r{number} = {value}")
-            self._written(number, value, narrow=narrow)
+            text, most = bounds.simplified(value, self.know.bounds)
+            self.line(f"r{number} = {text}")
+            if narrow:
+                most = min(bounds.M32, bounds.M32 if most is None else most)
+            self._written(number, text, most)
 
     def write_sp(self, number: int, value: str, *, narrow: bool = False) -> None:
         if number != _SP:
             self.write(number, value, narrow=narrow)
             return
         self.line(f"r31 = {value}")
-        self._written(_SP, value, narrow=False)
+        self._written(_SP, value, None)
         self.know.sp_aligned = False
 
-    def _written(self, number: int, value: str, *, narrow: bool) -> None:
+    def _written(self, number: int, value: str, most: int | None) -> None:
+        """``most``: the most that it can be; None if there is nothing to say."""
         self.usage.written.add(number)
         self.know.places = places.written(self.know.places, f"r{number}", value)
         self.wrote_link |= number == _LINK
-        if narrow:
-            self.know.narrow |= {number}
-        else:
-            self.usage.widened.add(number)
-            self.know.narrow -= {number}
+        self.know.bound(f"r{number}", most)
+        self.usage.most[number] = max(self.usage.most.get(number, 0), bounds.M64 if most is None else most)
 
     def let(self, name: str, value: str) -> str:
-        self.line(f"{name} = {value}")
+        text, most = bounds.simplified(value, self.know.bounds)
+        self.line(f"{name} = {text}")
+        self.know.bound(name, most)
         if name == places.SCRATCH:
-            self.know.places = places.written(self.know.places, name, value)
+            self.know.places = places.written(self.know.places, name, text)
         return name
 
     def flags(self, kind: int, a: str, b: str = "0") -> tuple[str, str]:
         self.usage.flags = True
-        self.line(f"fa = {a}")
-        literal = b if b[0].isdigit() else None
-        if literal is None:
-            self.line(f"fb = {b}")
+        literal = b if b.isalnum() and b[0].isdigit() else None
+        second = None if literal is not None else bounds.simplified(b, self.know.bounds)
+        first = bounds.simplified(a, self.know.bounds)
+        self.line(f"fa = {first.text}")
+        self.know.bound("fa", first.most)
+        if second is not None:
+            self.line(f"fb = {second.text}")
+            self.know.bound("fb", second.most)
         self.know.kind, self.know.operand = kind, literal
         return "fa", literal or "fb"
 
@@ -199,7 +217,7 @@ class RegionEmitter(Emitter):
     def _access(self, address: str, size: int, table: str, statement: places.Statement, *, base_sp: bool) -> None:
         if base_sp:
             self.check_sp()
-        access = places.Access(address, size, table, statement)
+        access = places.Access(bounds.simplified(address, self.know.bounds).text, size, table, statement)
         lines, self.know.places = places.emit(self.lines, " " * self.indent, access, self.know.places)
         for line in lines:
             self.line(line)
@@ -219,7 +237,7 @@ class RegionEmitter(Emitter):
             return
         if signed:
             self.line(f"r{target} = t & {M64 if signed == 64 else M32}")
-        self._written(target, _LOADED, narrow=signed == 32 or (not signed and size < 8))
+        self._written(target, _LOADED, (1 << (signed or 8 * size)) - 1)
 
     def store(self, source: int, address: str, size: int, *, iss: int, base_sp: bool, way: Way) -> None:
         del iss
@@ -230,7 +248,7 @@ class RegionEmitter(Emitter):
         elif size == 4:
             value = self.read(source, 0)
         else:
-            value = f"{self.read(source)} & {(1 << size * 8) - 1:#x}"
+            value = bounds.simplified(f"{self.read(source)} & {(1 << size * 8) - 1:#x}", self.know.bounds).text
         pack = _STORES.get(size)
 
         def statement(page: str, offset: str) -> str:
@@ -246,7 +264,7 @@ class RegionEmitter(Emitter):
         )
         for number in (first, second):
             if number != ZERO_REGISTER:
-                self._written(number, _LOADED, narrow=size == 4 and not signed)
+                self._written(number, _LOADED, bounds.M32 if size == 4 and not signed else None)
                 if signed:
                     self.line(f"r{number} &= {M64}")
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from pytest_kvm_sea.cpu import helpers
+from pytest_kvm_sea.cpu import bounds, helpers
 from pytest_kvm_sea.cpu.bus import PAGE_MASK
 from pytest_kvm_sea.cpu.flowgraph import Node, Piece, discover, loops
-from pytest_kvm_sea.cpu.region_emitter import Knowledge, RegionEmitter
+from pytest_kvm_sea.cpu.region_emitter import Knowledge, RegionEmitter, Usage
 
 MAX_COPIES: Final = 4
 """How often one block may be emitted: where paths meet again, what follows is emitted on each."""
@@ -54,7 +54,7 @@ class Loop:
     """Where ``break`` goes."""
     left: bool = False
     """There is a ``break``."""
-    narrow_after: frozenset[int] | None = None
+    bounds_after: bounds.Bounds | None = None
 
 
 def compile_region(pc: int, view: memoryview, warm: Callable[[int], bool]) -> Region | None:
@@ -179,7 +179,7 @@ class _Builder:
         if any(self.pieces[arm].usage.flags for arm in arms):
             emitter.settle_flags()
         before = emitter.know.copy()
-        merged = before.narrow if len(arms) == 1 else None
+        merged = before.bounds if len(arms) == 1 else None
         aligned = before.sp_aligned
         for arm, head in zip(arms, (f"if {condition}:", "else:"), strict=False):
             emitter.know = before.copy()
@@ -189,10 +189,10 @@ class _Builder:
                 if self.pieces[arm].usage.flags:
                     emitter.settle_flags()
                 emitter.line(f"budget -= {emitter.know.ahead - before.ahead}")
-            merged = emitter.know.narrow if merged is None else merged & emitter.know.narrow
+            merged = emitter.know.bounds if merged is None else bounds.either(merged, emitter.know.bounds)
             aligned = aligned and emitter.know.sp_aligned
         emitter.know = before
-        before.narrow = merged or frozenset()
+        before.bounds = merged or {}
         before.sp_aligned = aligned
         before.forget(set().union(*(self.pieces[arm].usage.written for arm in arms)))
         self._go(target)
@@ -209,8 +209,8 @@ class _Builder:
             if node == loop.follow:
                 self._flush()
                 loop.left = True
-                narrow = emitter.know.narrow
-                loop.narrow_after = narrow if loop.narrow_after is None else loop.narrow_after & narrow
+                here = emitter.know.bounds
+                loop.bounds_after = here if loop.bounds_after is None else bounds.either(loop.bounds_after, here)
                 emitter.line("break")
             else:
                 self._exit(hex(node.pc))
@@ -232,7 +232,7 @@ class _Builder:
             return
         self._flush()
         usages = [self.pieces[node].usage for node in body]
-        emitter.know.narrow -= frozenset().union(*(usage.widened for usage in usages))
+        emitter.know.bounds = _in_loop(emitter.know.bounds, usages)
         emitter.know.sp_aligned &= not any(_SP in usage.written for usage in usages)
         emitter.know.forget(set().union(*(usage.written for usage in usages)))
         loop = Loop(header, body, self._follow(header, body))
@@ -248,7 +248,7 @@ class _Builder:
         with self._indented():
             self._exit(hex(header.pc))
         if loop.left and loop.follow is not None:
-            emitter.know = Knowledge(narrow=loop.narrow_after or frozenset())
+            emitter.know = Knowledge(bounds=loop.bounds_after or {})
             self._go(loop.follow)
 
     def _follow(self, header: Node, body: set[Node]) -> Node | None:
@@ -282,6 +282,17 @@ class _Builder:
         self.emitter.indent += 1
         yield
         self.emitter.indent -= 1
+
+
+def _in_loop(before: bounds.Bounds, usages: list[Usage]) -> bounds.Bounds:
+    """What bounds hold at the head of a loop: on the way in, and after any of its pieces."""
+    found = {name: most for name, most in before.items() if name not in {"fa", "fb"}}
+    for usage in usages:
+        for number, most in usage.most.items():
+            name = f"r{number}"
+            if name in found:
+                found[name] = max(found[name], most)
+    return {name: most for name, most in found.items() if most < bounds.M64}
 
 
 _NAMESPACE: Final[dict[str, Any]] = {

@@ -69,9 +69,7 @@ class MemoryMap:
 
     def is_ram(self, address: int) -> bool:
         return any(
-            resource.start <= address < resource.end
-            for resource in self.resources
-            if resource.kind is Kind.SYSTEM_RAM
+            resource.start <= address < resource.end for resource in self.resources if resource.kind is Kind.SYSTEM_RAM
         )
 
 
