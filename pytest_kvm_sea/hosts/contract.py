@@ -68,6 +68,10 @@ class Memory(Protocol):
         """The bytes themselves, format 'B', writable."""
         ...
 
+    def fill(self, offset: int, contents: bytes, /) -> None:
+        """Write many bytes, which others may want to begin with as well."""
+        ...
+
     def close(self) -> None:
         """munmap(2). Allowed twice."""
         ...

@@ -95,6 +95,9 @@ class LinuxMemory:
     def view(self) -> memoryview:
         return self._view
 
+    def fill(self, offset: int, contents: bytes, /) -> None:
+        self._view[offset : offset + len(contents)] = contents
+
     def close(self) -> None:
         """Give the pages back; the addresses stay taken until nobody has a view any more."""
         if self._mapping is not None:

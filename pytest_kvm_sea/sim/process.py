@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from pytest_kvm_sea.addresses import HostPA, HostVA
 from pytest_kvm_sea.hosts.contract import Backing, MceKill, Sigbus
 from pytest_kvm_sea.platforms.model import GIB, MIB, Hugepages
+from pytest_kvm_sea.sim import copy_on_write
 from pytest_kvm_sea.sim.frames import BLOCK, Frames
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.presence import Presence, presence
@@ -56,6 +57,7 @@ class SimMemory:
         self._view = memoryview(raw)[skip : skip + frames.size]
         self._address = HostVA(address)
         self._touched: set[int] = set()
+        self._overlays: list[tuple[int, int]] = []
         self.frames = frames
         self.backing = backing
 
@@ -73,6 +75,13 @@ class SimMemory:
     def view(self) -> memoryview:
         """All bytes, format 'B', writable. After `close` it is no memory of the process any more, and reads zeros."""
         return self._view
+
+    def fill(self, offset: int, contents: bytes, /) -> None:
+        """Write bytes that the next VM will probably want, too: they may be mapped, and copied where they change."""
+        if self._raw is not None and copy_on_write.overlay(self._address + offset, contents):
+            self._overlays.append((self._address + offset, len(contents)))
+        else:
+            self._view[offset : offset + len(contents)] = contents
 
     @property
     def closed(self) -> bool:
@@ -124,6 +133,8 @@ class SimMemory:
         that is until the garbage collector comes by.
         """
         if self._raw is not None:
+            for address, size in self._overlays:
+                copy_on_write.blank(address, size)
             self._raw.madvise(mmap.MADV_DONTNEED)
             self._raw = None
             self._process.forget(self)

@@ -62,6 +62,11 @@ class GuestMemory:
         offset = gpa - region.base
         return region.memory.view[offset : offset + size]
 
+    def fill(self, gpa: GuestPA, contents: bytes) -> None:
+        """Write many bytes, which other VMs may want to begin with as well."""
+        region = self.region(gpa, len(contents))
+        region.memory.fill(gpa - region.base, contents)
+
     def read_u64(self, gpa: GuestPA) -> int:
         value: int = _U64.unpack_from(self.view(gpa, 8))[0]
         return value

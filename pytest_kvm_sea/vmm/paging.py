@@ -75,8 +75,7 @@ class PageTables:
     def _map_tables(self, gva: GuestVA, first: int, pages: int) -> None:
         """Map whole level-3 tables at once: they lie one behind the other."""
         tables = self._allocator.take(pages // TABLE_ENTRIES)
-        contents = consecutive_pages(first, pages)
-        self._memory.view(tables, len(contents))[:] = contents
+        self._memory.fill(tables, consecutive_pages(first, pages))
         self._enter_tables(gva, tables, pages // TABLE_ENTRIES)
 
     def _enter_tables(self, gva: GuestVA, tables: GuestPA, count: int) -> None:

@@ -38,6 +38,9 @@ class Part:
     def view(self) -> memoryview:
         return self.whole.view[self.offset : self.offset + self.size]
 
+    def fill(self, offset: int, contents: bytes, /) -> None:
+        self.whole.fill(self.offset + offset, contents)
+
     def close(self) -> None:
         self.whole.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import threading
 from collections.abc import Callable
 
@@ -96,6 +97,36 @@ def test_closing_leaves_views_alone_and_is_allowed_twice() -> None:
     assert len(view) == 1 << 16
     part[0] = 7
     assert part[0] == 7
+
+
+@pytest.mark.parametrize("offset", [0, MIB, MIB + 8])
+@pytest.mark.parametrize("size", [100, 256 << 10])
+def test_two_mappings_are_filled_and_each_is_its_own(offset: int, size: int) -> None:
+    vmm = process()
+    contents = bytes(range(251)) * (size // 251 + 1)
+    one, other = vmm.map_memory(2 * MIB), vmm.map_memory(2 * MIB)
+    one.view[offset + size] = 9
+    for memory in (one, other):
+        memory.fill(offset, contents[:size])
+    one.view[offset + 3] = 0xEE
+    assert other.view[offset : offset + size] == contents[:size]
+    assert one.view[offset : offset + size].tobytes().replace(b"\xee", b"\3", 1) == contents[:size]
+    assert one.view[offset + size] == 9
+    assert {memory.presence(offset) for memory in (one, other)} == {Presence.OWN}
+    view = other.view
+    other.close()
+    assert not any(view[offset : offset + size])
+    assert one.view[offset + 4] == 4
+
+
+def test_contents_that_cannot_be_mapped_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(name: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, f"{name} {flags}")
+
+    monkeypatch.setattr(os, "memfd_create", no_room)
+    memory = process().map_memory(MIB)
+    memory.fill(4096, b"seldom" * 32768)
+    assert memory.view[4096 : 4096 + 6 * 32768] == b"seldom" * 32768
 
 
 def test_frames_return_when_a_mapping_closes() -> None:

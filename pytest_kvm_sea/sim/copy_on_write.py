@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Large contents that many simulated VMs begin with, page tables above all: mapped from one file, and copied by page
+only where somebody writes.
+
+Most of the 2 MiB of tables for 1 GiB are never looked at by anybody. On a real host they are written like all memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from functools import lru_cache
+
+_SMALLEST = 64 << 10
+"""Bytes; less is copied as fast as it is mapped."""
+_MAP_FIXED = 0x10
+_FAILED = ctypes.c_void_p(-1).value
+_PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+
+
+class _Template:
+    """A file with the contents, for as long as it may be wanted."""
+
+    def __init__(self, contents: bytes) -> None:
+        self.descriptor = os.memfd_create("kvm-sea", os.MFD_CLOEXEC)
+        os.write(self.descriptor, contents)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@lru_cache(maxsize=8)
+def _template(contents: bytes) -> _Template:
+    return _Template(contents)
+
+
+@lru_cache(maxsize=1)
+def _mmap() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None, use_errno=True).mmap
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    return function
+
+
+def overlay(address: int, contents: bytes) -> bool:
+    """Map a private copy of the contents over memory of this process; False where they are better copied there."""
+    if len(contents) < _SMALLEST or (address | len(contents)) % mmap.PAGESIZE or not hasattr(os, "memfd_create"):
+        return False
+    try:
+        descriptor = _template(contents).descriptor
+    except OSError:
+        return False
+    flags = mmap.MAP_PRIVATE | _MAP_FIXED
+    return bool(_mmap()(address, len(contents), _PROTECTION, flags, descriptor, 0) != _FAILED)
+
+
+def blank(address: int, size: int) -> None:
+    """Map zeros in its place."""
+    if _mmap()(address, size, _PROTECTION, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, -1, 0) == _FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
