@@ -9,8 +9,7 @@ abort. The CPU turns faults into syndromes (Arm ARM D24.2.40, ESR_EL2) and hands
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 PAGE_SIZE = 4096
 PAGE_MASK = PAGE_SIZE - 1
@@ -60,8 +59,7 @@ class ExternalAbort(Exception):
         """ESR.EA, bit 9."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A 4 KiB page of memory as the bus gives it."""
 
     view: memoryview

@@ -175,7 +175,11 @@ class Mmu(State):
         address_mask = _ADDRESS & -(1 << page_shift)
         inherited = 0
         while True:
-            descriptor = self._descriptor(table + index * 8, level)
+            ipa = table + index * 8
+            view = self.table_views.get(ipa >> 12)
+            if view is None:
+                view = self._table(ipa, level)
+            descriptor: int = unpack_from("<Q", view, ipa & 0xFFF)[0]
             if not descriptor & _VALID:
                 raise Stage1Fault(esr.FSC_TRANSLATION + level)
             if level == _LAST_LEVEL or not descriptor & _TABLE:
@@ -197,20 +201,17 @@ class Mmu(State):
             raise Stage1Fault(esr.FSC_ACCESS_FLAG + level)
         return Leaf(base | va & (1 << shift) - 1, level, _inherit(descriptor, inherited))
 
-    def _descriptor(self, ipa: int, level: int) -> int:
-        view = self.table_views.get(ipa >> 12)
-        if view is None:
-            try:
-                page = self.bus.page(ipa, Access.WALK)
-                if not page.stable:
-                    self.bus.check(ipa, 8, Access.WALK)
-            except (Stage2Fault, ExternalAbort) as cause:
-                raise WalkAborted(cause, level, ipa) from None
-            view = page.view
-            if page.stable:
-                self.table_views[ipa >> 12] = view
-        value: int = unpack_from("<Q", view, ipa & 0xFFF)[0]
-        return value
+    def _table(self, ipa: int, level: int) -> memoryview:
+        """The page of the descriptor at ``ipa``, which may be read."""
+        try:
+            page = self.bus.page(ipa, Access.WALK)
+            if not page.stable:
+                self.bus.check(ipa, 8, Access.WALK)
+        except (Stage2Fault, ExternalAbort) as cause:
+            raise WalkAborted(cause, level, ipa) from None
+        if page.stable:
+            self.table_views[ipa >> 12] = page.view
+        return page.view
 
     def _permitted(self, descriptor: int, access: Access, *, el: int, pan: bool) -> bool:
         """Arm ARM, D8.4: direct permissions, PXN, UXN, SCTLR_EL1.WXN, PAN."""

@@ -8,7 +8,7 @@ Everything above this file (vmm, ras, fixtures, tests) is written once against t
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from ctypes import Array, Structure, c_char
 from dataclasses import dataclass
@@ -54,6 +54,29 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
+class Contents(Protocol):
+    """What a large part of memory is to hold; equal ones hold the same."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def parts(self) -> Iterator[memoryview]:
+        """The bytes, in order; a part is only valid until the next one is asked for."""
+        ...
+
+
+def write(contents: Contents, view: memoryview) -> None:
+    """Write contents to where they begin."""
+    at = 0
+    for part in contents.parts():
+        view[at : at + len(part)] = part
+        at += len(part)
+
+
 class Memory(Protocol):
     """Memory of the VMM that can back a guest."""
 
@@ -68,8 +91,8 @@ class Memory(Protocol):
         """The bytes themselves, format 'B', writable."""
         ...
 
-    def fill(self, offset: int, contents: bytes, /) -> None:
-        """Write many bytes, which others may want to begin with as well."""
+    def fill(self, offset: int, contents: Contents, /) -> None:
+        """Write much at once, which others may want to begin with as well."""
         ...
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_kvm_sea.addresses import HostVA
-from pytest_kvm_sea.hosts.contract import Argument, Backing, File, MceKill, Memory, Sigbus
+from pytest_kvm_sea.hosts.contract import Argument, Backing, Contents, File, MceKill, Memory, Sigbus, write
 from pytest_kvm_sea.hosts.signals import KICK, captured_sigbus, poison_page, run_mask, set_mce_kill
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class LinuxMemory:
     def view(self) -> memoryview:
         return self._view
 
-    def fill(self, offset: int, contents: bytes, /) -> None:
-        self._view[offset : offset + len(contents)] = contents
+    def fill(self, offset: int, contents: Contents, /) -> None:
+        write(contents, self._view[offset : offset + contents.size])
 
     def close(self) -> None:
         """Give the pages back; the addresses stay taken until nobody has a view any more."""

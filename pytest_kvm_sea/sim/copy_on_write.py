@@ -11,9 +11,13 @@ import ctypes
 import mmap
 import os
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_kvm_sea.hosts.contract import Contents
 
 _SMALLEST = 64 << 10
-"""Bytes; less is copied as fast as it is mapped."""
+"""Bytes; less is written as fast as it is mapped."""
 _MAP_FIXED = 0x10
 _FAILED = ctypes.c_void_p(-1).value
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
@@ -22,9 +26,10 @@ _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
 class _Template:
     """A file with the contents, for as long as it may be wanted."""
 
-    def __init__(self, contents: bytes) -> None:
+    def __init__(self, contents: Contents) -> None:
         self.descriptor = os.memfd_create("kvm-sea", os.MFD_CLOEXEC)
-        os.write(self.descriptor, contents)
+        for part in contents.parts():
+            os.write(self.descriptor, part)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -32,8 +37,13 @@ class _Template:
 
 
 @lru_cache(maxsize=8)
-def _template(contents: bytes) -> _Template:
+def _template(contents: Contents) -> _Template:
     return _Template(contents)
+
+
+def forget() -> None:
+    """Give the files back; what is mapped from them stays."""
+    _template.cache_clear()
 
 
 @lru_cache(maxsize=1)
@@ -44,16 +54,16 @@ def _mmap() -> ctypes._NamedFuncPointer:
     return function
 
 
-def overlay(address: int, contents: bytes) -> bool:
-    """Map a private copy of the contents over memory of this process; False where they are better copied there."""
-    if len(contents) < _SMALLEST or (address | len(contents)) % mmap.PAGESIZE or not hasattr(os, "memfd_create"):
+def overlay(address: int, contents: Contents) -> bool:
+    """Map a private copy of the contents over memory of this process; False where they are better written there."""
+    if contents.size < _SMALLEST or (address | contents.size) % mmap.PAGESIZE or not hasattr(os, "memfd_create"):
         return False
     try:
         descriptor = _template(contents).descriptor
     except OSError:
         return False
     flags = mmap.MAP_PRIVATE | _MAP_FIXED
-    return bool(_mmap()(address, len(contents), _PROTECTION, flags, descriptor, 0) != _FAILED)
+    return bool(_mmap()(address, contents.size, _PROTECTION, flags, descriptor, 0) != _FAILED)
 
 
 def blank(address: int, size: int) -> None:

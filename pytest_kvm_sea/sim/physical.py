@@ -217,6 +217,11 @@ class PhysicalMemory:
             return False
         return any(granule in granules for granule in range(hpa >> 6, ((hpa + size - 1) >> 6) + 1))
 
+    @property
+    def has_poison(self) -> bool:
+        """Whether there is any, anywhere."""
+        return bool(self._poisoned_pages)
+
     def page_poisoned(self, hpa: int) -> bool:
         """Whether the 4 KiB page (of whatever kernel page size) that holds ``hpa`` has poison in it."""
         return hpa >> 12 in self._poisoned_pages

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from weakref import WeakKeyDictionary
 
 from pytest_kvm_sea.addresses import HostPA, HostVA
-from pytest_kvm_sea.hosts.contract import Backing, MceKill, Sigbus
+from pytest_kvm_sea.hosts.contract import Backing, Contents, MceKill, Sigbus, write
 from pytest_kvm_sea.platforms.model import GIB, MIB, Hugepages
 from pytest_kvm_sea.sim import copy_on_write
 from pytest_kvm_sea.sim.frames import BLOCK, Frames
@@ -76,12 +76,12 @@ class SimMemory:
         """All bytes, format 'B', writable. After `close` it is no memory of the process any more, and reads zeros."""
         return self._view
 
-    def fill(self, offset: int, contents: bytes, /) -> None:
-        """Write bytes that the next VM will probably want, too: they may be mapped, and copied where they change."""
+    def fill(self, offset: int, contents: Contents, /) -> None:
+        """Write what the next VM will probably want, too: it may be mapped, and copied where it changes."""
         if self._raw is not None and copy_on_write.overlay(self._address + offset, contents):
-            self._overlays.append((self._address + offset, len(contents)))
+            self._overlays.append((self._address + offset, contents.size))
         else:
-            self._view[offset : offset + len(contents)] = contents
+            write(contents, self._view[offset : offset + contents.size])
 
     @property
     def closed(self) -> bool:

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, field
 
 from pytest_kvm_sea.addresses import GuestPA, HostVA
-from pytest_kvm_sea.hosts.contract import Backing, Memory
+from pytest_kvm_sea.hosts.contract import Backing, Contents, Memory
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError
 
 _U64 = struct.Struct("<Q")
@@ -62,9 +62,9 @@ class GuestMemory:
         offset = gpa - region.base
         return region.memory.view[offset : offset + size]
 
-    def fill(self, gpa: GuestPA, contents: bytes) -> None:
-        """Write many bytes, which other VMs may want to begin with as well."""
-        region = self.region(gpa, len(contents))
+    def fill(self, gpa: GuestPA, contents: Contents) -> None:
+        """Write much at once, which other VMs may want to begin with as well."""
+        region = self.region(gpa, contents.size)
         region.memory.fill(gpa - region.base, contents)
 
     def read_u64(self, gpa: GuestPA) -> int:

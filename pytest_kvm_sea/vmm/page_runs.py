@@ -3,43 +3,57 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pytest_kvm_sea.arm64.descriptors import ADDRESS_MASK, PAGE_SHIFT
 
 _SIZE = 8
-_NIBBLE_SHIFT = 8
-"""Byte 1 of a descriptor: attributes in its low half, the lowest bits of the page number in its high one."""
-_WHOLE_BYTES = ((2, 4), (3, 12), (4, 20), (5, 28))
-"""Bytes of a descriptor that have nothing but the page number in them, and what that is shifted by."""
+_CHUNK = 4096
+"""Descriptors after which the bytes 1 and 2, the lowest of the page number, are the same again."""
+_HIGH_BYTES = ((3, 12), (4, 20), (5, 28))
+"""The other bytes of a descriptor with the page number in them, and what that is shifted by."""
 
 
-@lru_cache(maxsize=4)
-def consecutive_pages(first: int, count: int) -> bytes:
-    """``count`` descriptors, little-endian, each a page after the last. ``first``: that of the first page.
+@dataclass(frozen=True, slots=True)
+class PageRun:
+    """``count`` descriptors, little-endian, each a page after the last; ``first`` is that of the first page.
 
-    Made byte by byte of the descriptors, all of them at once, which takes a twentieth of the time of counting: 262,144
-    are needed for 1 GiB. Kept, because every VM of a test session maps the same memory.
+    1 GiB has 262,144 of them. They are made byte by byte of the descriptor, many at once, in a twentieth of the time of
+    counting. See `hosts.contract.Contents`.
     """
-    number = (first & ADDRESS_MASK) >> PAGE_SHIFT
-    found = bytearray(first.to_bytes(_SIZE, "little") * count)
-    attributes = first >> _NIBBLE_SHIFT & 0xF
-    period = bytes(attributes | (number + step & 0xF) << 4 for step in range(16))
-    found[1::_SIZE] = _cut(period, 0, count)
-    for position, shift in _WHOLE_BYTES:
-        if number >> shift != number + count - 1 >> shift:
-            found[position::_SIZE] = _counting(number, count, shift)
-    return bytes(found)
 
+    first: int
+    count: int
 
-def _counting(number: int, count: int, shift: int) -> bytes:
-    """The byte at ``shift`` of ``count`` numbers that follow each other."""
-    same = 1 << shift
-    values = range(number >> shift, min((number + count - 1 >> shift) + 1, (number >> shift) + 256))
-    period = b"".join(bytes((value & 0xFF,)) * same for value in values)
-    return _cut(period, number & same - 1, count)
+    @property
+    def size(self) -> int:
+        return self.count * _SIZE
 
+    def parts(self) -> Iterator[memoryview]:
+        number = (self.first & ADDRESS_MASK) >> PAGE_SHIFT
+        chunk = self._chunk(number)
+        for start in range(0, self.count, _CHUNK):
+            length = min(_CHUNK, self.count - start) * _SIZE
+            self._set_high_bytes(chunk, number, number + start)
+            yield memoryview(chunk)[:length]
 
-def _cut(period: bytes, start: int, count: int) -> bytes:
-    """``count`` bytes of what repeats itself without end."""
-    return (period * (-(-(start + count) // len(period))))[start : start + count]
+    def _chunk(self, number: int) -> bytearray:
+        """As many as there are before the low bytes repeat, with the high bytes of the first."""
+        chunk = bytearray(self.first.to_bytes(_SIZE, "little") * _CHUNK)
+        attributes = self.first >> 8 & 0xF
+        chunk[1::_SIZE] = bytes(attributes | (number + step & 0xF) << 4 for step in range(16)) * (_CHUNK // 16)
+        counting = b"".join(bytes((value,)) * 16 for value in range(256))
+        skip = number & _CHUNK - 1
+        chunk[2::_SIZE] = counting[skip:] + counting[:skip]
+        return chunk
+
+    @staticmethod
+    def _set_high_bytes(chunk: bytearray, first: int, number: int) -> None:
+        """For the chunk whose first page is ``number``: they change once in it, if at all."""
+        before = _CHUNK - (number & _CHUNK - 1)
+        for position, shift in _HIGH_BYTES:
+            low, high = number >> shift, number + _CHUNK - 1 >> shift
+            if high != first >> shift:
+                bytes_before, bytes_after = bytes((low & 0xFF,)) * before, bytes((high & 0xFF,)) * (_CHUNK - before)
+                chunk[position::_SIZE] = bytes_before + bytes_after

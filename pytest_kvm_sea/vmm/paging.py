@@ -10,7 +10,7 @@ from pytest_kvm_sea.arm64 import descriptors
 from pytest_kvm_sea.arm64.descriptors import LAST_LEVEL, PAGE_SIZE, TABLE_ENTRIES
 from pytest_kvm_sea.vmm.errors import GuestMemoryAccessError, VmmError
 from pytest_kvm_sea.vmm.memory import GuestMemory
-from pytest_kvm_sea.vmm.page_runs import consecutive_pages
+from pytest_kvm_sea.vmm.page_runs import PageRun
 
 VA_BITS = 48
 START_LEVEL = 0
@@ -75,7 +75,7 @@ class PageTables:
     def _map_tables(self, gva: GuestVA, first: int, pages: int) -> None:
         """Map whole level-3 tables at once: they lie one behind the other."""
         tables = self._allocator.take(pages // TABLE_ENTRIES)
-        self._memory.fill(tables, consecutive_pages(first, pages))
+        self._memory.fill(tables, PageRun(first, pages))
         self._enter_tables(gva, tables, pages // TABLE_ENTRIES)
 
     def _enter_tables(self, gva: GuestVA, tables: GuestPA, count: int) -> None:

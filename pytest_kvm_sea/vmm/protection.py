@@ -17,7 +17,7 @@ from pytest_kvm_sea.uapi.kvm import KVM_MEM_READONLY
 from pytest_kvm_sea.uapi.userfault import KVM_MEM_USERFAULT, KVM_SET_USER_MEMORY_REGION2, UserspaceMemoryRegion2
 
 if TYPE_CHECKING:
-    from pytest_kvm_sea.hosts.contract import Memory
+    from pytest_kvm_sea.hosts.contract import Contents, Memory
     from pytest_kvm_sea.vmm.memory import Region
     from pytest_kvm_sea.vmm.vm import Vm
 
@@ -38,7 +38,7 @@ class Part:
     def view(self) -> memoryview:
         return self.whole.view[self.offset : self.offset + self.size]
 
-    def fill(self, offset: int, contents: bytes, /) -> None:
+    def fill(self, offset: int, contents: Contents, /) -> None:
         self.whole.fill(self.offset + offset, contents)
 
     def close(self) -> None:

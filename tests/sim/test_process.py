@@ -7,7 +7,8 @@ import errno
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,22 @@ PAGE_SIZES = (4 << 10, 16 << 10, 64 << 10)
 
 def process(page_size: int = 4096, pool: Hugepages | None = None, ram: int = 8 * GIB) -> Process:
     return Process(PhysicalMemory(page_size, ram), page_size, pool or Hugepages(free_2m=8, free_1g=1))
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Contents of a memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def parts(self) -> Iterator[memoryview]:
+        half = len(self.data) // 2
+        yield memoryview(self.data)[:half]
+        yield memoryview(self.data)[half:]
 
 
 def refusal(action: Callable[[], object]) -> int | None:
@@ -107,7 +124,7 @@ def test_two_mappings_are_filled_and_each_is_its_own(offset: int, size: int) -> 
     one, other = vmm.map_memory(2 * MIB), vmm.map_memory(2 * MIB)
     one.view[offset + size] = 9
     for memory in (one, other):
-        memory.fill(offset, contents[:size])
+        memory.fill(offset, Bytes(contents[:size]))
     one.view[offset + 3] = 0xEE
     assert other.view[offset : offset + size] == contents[:size]
     assert one.view[offset : offset + size].tobytes().replace(b"\xee", b"\3", 1) == contents[:size]
@@ -125,7 +142,7 @@ def test_contents_that_cannot_be_mapped_are_copied(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "memfd_create", no_room)
     memory = process().map_memory(MIB)
-    memory.fill(4096, b"seldom" * 32768)
+    memory.fill(4096, Bytes(b"seldom" * 32768))
     assert memory.view[4096 : 4096 + 6 * 32768] == b"seldom" * 32768
 
 

@@ -74,7 +74,7 @@ class Stage2:
             raise Stage2Fault(self._translation_fault(ipa))
         self._map(ipa, hva)
         view = memory.view[offset : offset + PAGE_SIZE]
-        stable = not self._physical.page_poisoned(memory.hpa(offset))
+        stable = not self._physical.has_poison or not self._physical.page_poisoned(memory.hpa(offset))
         return Page(view, stable=stable, writable=not slot.readonly)
 
     def check(self, ipa: int, size: int, access: Access) -> None:  # noqa: ARG002 - a store to poison aborts as a load does
@@ -93,7 +93,11 @@ class Stage2:
         return [ipa for ipa, slot in slots if slot is not None and slot.hva(ipa) == hva]
 
     def _map(self, ipa: int, hva: HostVA) -> None:
-        self._pages.setdefault(hva, set()).add(ipa & ~PAGE_MASK)
+        mapped = self._pages.setdefault(hva, set())
+        page = ipa & ~PAGE_MASK
+        if page in mapped:
+            return
+        mapped.add(page)
         for level, shift in _BLOCK_SHIFTS:
             self._tables.add((level, ipa >> shift))
 
