@@ -251,3 +251,15 @@ def replay(vcpu: Vcpu, sea: SeaExit, way: str) -> None:
         vcpu.inject_instruction_abort(iss)
     else:
         vcpu.inject_data_abort(iss)
+
+
+def check_each_vcpu(vm: Vm, broken: Broken) -> None:
+    """All vCPUs run into the same error: each gets an exit of its own, its own abort, and comes to its end."""
+    # The last one first: what the exit says must not be that of the first vCPU.
+    exits = []
+    for vcpu in vm.vcpus[::-1]:
+        exits.append((vcpu, run_to_sea(vcpu, broken)))
+        check_exit(*exits[-1], broken)
+    for vcpu, sea in exits:
+        replay(vcpu, sea, "events")
+        vcpu.expect_done()

@@ -23,6 +23,7 @@ from pytest_kvm_sea.selftests.scenario import (
     START_GVA,
     add_memory,
     break_table,
+    check_each_vcpu,
     check_exit,
     replay,
     run_to_sea,
@@ -117,15 +118,7 @@ def test_two_vcpus_run_into_the_same_table(kvm_sea_vm: VmFactory, kvm_sea_firmwa
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_table(vm, kvm_sea_firmware, GVA)
-    # The last one first: what the exit says must not be that of the first vCPU.
-    vcpus = vm.vcpus[::-1]
-    exits = []
-    for vcpu in vcpus:
-        exits.append(run_to_sea(vcpu, broken))
-        check_exit(vcpu, exits[-1], broken)
-    for vcpu, sea in zip(vcpus, exits, strict=True):
-        replay(vcpu, sea, "events")
-        vcpu.expect_done()
+    check_each_vcpu(vm, broken)
 
 
 @pytest.mark.kvm_sea_requires("firmware-ghes")

@@ -34,6 +34,7 @@ from pytest_kvm_sea.selftests.scenario import (
     break_physical,
     check_addresses,
     check_backing,
+    check_each_vcpu,
     check_exit,
     populate,
     replay,
@@ -201,15 +202,7 @@ def test_two_vcpus_read_the_same_cell(kvm_sea_vm: VmFactory, kvm_sea_einj: Einj)
     add_memory(vm)
     vm.enable_sea_to_user()
     broken = break_memory(vm, kvm_sea_einj, GVA)
-    # The last one first: what the exit says must not be that of the first vCPU.
-    vcpus = vm.vcpus[::-1]
-    exits = []
-    for vcpu in vcpus:
-        exits.append(run_to_sea(vcpu, broken))
-        check_exit(vcpu, exits[-1], broken)
-    for vcpu, sea in zip(vcpus, exits, strict=True):
-        replay(vcpu, sea, "events")
-        vcpu.expect_done()
+    check_each_vcpu(vm, broken)
 
 
 @pytest.mark.kvm_sea_platforms("series-v1-parity")

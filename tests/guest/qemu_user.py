@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_kvm_sea.emulated.apt import unpack
 from pytest_kvm_sea.emulated.cache import Cache, Log, default_directory, published
-from pytest_kvm_sea.emulated.errors import EmulationError
+from tests.fetching import print_fetched
 
 PROGRAM = "qemu-aarch64"
 _PACKAGE = "qemu-user"
@@ -45,12 +45,7 @@ def _kept(cache: Path) -> Path:
 
 
 def main() -> int:
-    try:
-        print(fetch(lambda line: print(line, file=sys.stderr)))  # noqa: T201 - a program
-    except EmulationError as error:
-        print(f"{error}; or install {_PACKAGE}\n{error.details}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return print_fetched(fetch, f"install {_PACKAGE}")
 
 
 if __name__ == "__main__":

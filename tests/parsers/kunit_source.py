@@ -16,6 +16,7 @@ from pytest_kvm_sea.emulated.apt import unpack
 from pytest_kvm_sea.emulated.cache import Cache, Log, default_directory, published
 from pytest_kvm_sea.emulated.errors import EmulationError
 from pytest_kvm_sea.emulated.image import KERNEL_SERIES
+from tests.fetching import print_fetched
 
 VARIABLE = "KVM_SEA_KUNIT"
 """tools/testing/kunit of a kernel tree, for machines without apt."""
@@ -73,12 +74,7 @@ def _take(archive: Path, target: Path) -> None:
 
 
 def main() -> int:
-    try:
-        print(fetch(lambda line: print(line, file=sys.stderr)))  # noqa: T201 - a program
-    except EmulationError as error:
-        print(f"{error}; or name a kernel tree: {VARIABLE}=DIR\n{error.details}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return print_fetched(fetch, f"name a kernel tree: {VARIABLE}=DIR")
 
 
 if __name__ == "__main__":
