@@ -36,7 +36,8 @@ def _chunks(command: tuple[str, ...], options: argparse.Namespace) -> Iterator[C
         yield Chunk(command, kind, options.seed, int(index), int(index) + 1)
         return
     later = options.cases // _LATER
-    for kind, count in (("cases", options.cases - later), ("later", later), ("words", options.words)):
+    counts = {"cases": options.cases - later, "later": later, "simd": options.simd, "words": options.words}
+    for kind, count in counts.items():
         for start in range(0, count, _CHUNK):
             yield Chunk(command, kind, options.seed, start, min(start + _CHUNK, count))
 
@@ -63,6 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"exit codes: {AGREE} they agree, {DIFFER} they do not, {USAGE} usage error, or there is no QEMU",
     )
     parser.add_argument("--cases", type=int, default=20_000, help="cases, by encoding class (default %(default)s)")
+    parser.add_argument("--simd", type=int, default=20_000, help="words of FP and SIMD (default %(default)s)")
     parser.add_argument("--words", type=int, default=100_000, help="random words (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what the cases are made from (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (default %(default)s)")

@@ -40,6 +40,8 @@ class Draft:
     compiled: bool = False
     pinned: set[int] = field(default_factory=set)
     """Registers whose value an instruction counts on."""
+    index: int = 0
+    """Of the case."""
 
     def pin(self, number: int, value: int) -> None:
         """Give a register a value, unless another instruction has given it one."""

@@ -181,13 +181,6 @@ def _own_value(case: Case, qemu: Result, simulated: Result) -> bool:
     return simulated._replace(x=tuple(x)) == qemu
 
 
-def _unallocated_simd(case: Case, qemu: Result, simulated: Result) -> bool:
-    syndrome, word = ending(case, simulated)
-    if _class(word) != "FP_SIMD" or esr.ec(syndrome) != esr.EC.FP_ASIMD:
-        return False
-    return qemu == _with_system(simulated, _ESR, esr.syndrome(esr.EC.UNKNOWN))
-
-
 def _unpredictable(case: Case, _qemu: Result, _simulated: Result) -> bool:
     return any(map(unpredictable, case.words)) or exclusives_of_two_sizes(case.words)
 
@@ -309,11 +302,6 @@ KNOWN: Final = (
         _own_value,
     ),
     Known(
-        "unallocated floating point and SIMD",
-        "the model does not decode these and traps them all (docs/model.md); QEMU knows which are UNDEFINED",
-        _unallocated_simd,
-    ),
-    Known(
         "CONSTRAINED UNPREDICTABLE",
         "the architecture leaves open what it does (Arm ARM, K1); `instructions.unpredictable` has the reasons",
         _unpredictable,
@@ -323,7 +311,11 @@ KNOWN: Final = (
         "QEMU's max reports an ID register that cannot be read with EC 0x18; UNDEFINED without the feature",
         _id_space,
     ),
-    Known("in QEMU only", "a feature that the model does not have: see `encodings_of_one`", _only_qemu),
+    Known(
+        "in QEMU only",
+        "a feature that the model does not have, or an error of QEMU: see `encodings_of_one`",
+        _only_qemu,
+    ),
     Known("in the model only", "a feature that this processor of QEMU does not have: `encodings_of_one`", _only_model),
 )
 

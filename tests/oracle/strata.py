@@ -16,6 +16,7 @@ from tests.oracle import layout as at
 from tests.oracle import surroundings
 from tests.oracle.case import Case
 from tests.oracle.instructions import MEMORY, Draft, instruction, unpredictable
+from tests.oracle.simd import SIMD_STRATA
 from tests.oracle.surroundings import Environment
 from tests.oracle.system_instructions import SYSTEM_MAKERS
 
@@ -149,6 +150,7 @@ class Kind(NamedTuple):
 KINDS: Final = {
     "cases": Kind(NEOVERSE, STRATA),
     "later": Kind(MAXIMUM, LATER_STRATA),
+    "simd": Kind(NEOVERSE, SIMD_STRATA),
     "words": Kind(NEOVERSE, {"words": _word}),
 }
 
@@ -162,6 +164,7 @@ def make(kind: str, seed: int, index: int) -> Case:
     rng = random.Random(f"{seed}/{kind}/case {index}")
     while True:
         draft = _draft(rng, env, processor)
+        draft.index = index
         strata[stratum](draft)
         if kind == "words" or not any(map(unpredictable, draft.words)):
             return _finish(draft, stratum.partition(" ")[0], index)
