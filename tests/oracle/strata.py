@@ -147,11 +147,12 @@ class Kind(NamedTuple):
     strata: dict[str, Make]
 
 
+WORDS: Final = "words"
 KINDS: Final = {
     "cases": Kind(NEOVERSE, STRATA),
     "later": Kind(MAXIMUM, LATER_STRATA),
     "simd": Kind(NEOVERSE, SIMD_STRATA),
-    "words": Kind(NEOVERSE, {"words": _word}),
+    WORDS: Kind(NEOVERSE, {WORDS: _word}),
 }
 
 
@@ -166,7 +167,7 @@ def make(kind: str, seed: int, index: int) -> Case:
         draft = _draft(rng, env, processor)
         draft.index = index
         strata[stratum](draft)
-        if kind == "words" or not any(map(unpredictable, draft.words)):
+        if kind == WORDS or not any(map(unpredictable, draft.words)):
             return _finish(draft, stratum.partition(" ")[0], index)
 
 
