@@ -29,7 +29,7 @@ ONLY_IN_QEMU: Final = (
     ("FEAT_FlagM, FEAT_FlagM2: CFINV, XAFLAG, AXFLAG", "11010101 00 0 00 000 0100 xxxx 0xx 11111"),
     ("FEAT_PAN2: AT S1E1RP, S1E1WP", system_pattern("01", "000", "0111", "1001", "00x")),
     ("FEAT_DPB: DC CVAP", system_pattern("01", "011", "0111", "1100", "001")),
-    # Of these the Arm ARM has none (C4.1.96); QEMU 7.2 leaves a bit out of account
+    # Of these the Arm ARM has none (C4.1.96); QEMU 7.2 leaves a bit out of account, 10.0 does not
     ("unallocated: FMAXNMV, FMINNMV of half precision with bit 22", "0x0 01110 x1 11000 01100 10 xxxxx xxxxx"),
     ("unallocated: FMAXV, FMINV of half precision with bit 22", "0x0 01110 x1 11000 01111 10 xxxxx xxxxx"),
     ("unallocated: FMAXNMP, FMINNMP of half precision with bit 22", "010 11110 x1 11000 01100 10 xxxxx xxxxx"),

@@ -13,6 +13,7 @@ from pytest_kvm_sea.cpu.decoder import decode
 from tests.oracle import layout as at
 from tests.oracle.case import Case, Result
 from tests.oracle.difference import ending
+from tests.oracle.instructions import as_it_should_be
 
 UNDEFINED = "UNDEFINED"
 
@@ -94,18 +95,8 @@ def _reason(entry: Listed) -> str:
 
 def _text(word: int) -> str:
     """Where capstone does not print a word: that of the word as it should be, or that there is none."""
-    for each in (word, _as_it_should_be(word)):
+    for each in (word, as_it_should_be(word)):
         text = disassemble(each.to_bytes(4, "little"), 0)[0].text
         if not text.startswith("."):
             return f"`{text}`"
     return "no text"
-
-
-def _as_it_should_be(word: int) -> int:
-    encoding = decode(word)
-    if encoding is None:
-        return word
-    fields = encoding.decode(word)
-    if encoding.name.startswith("EXCLUSIVE") and fields["L"]:
-        fields["Rs"] = 31
-    return encoding.encode(**fields)

@@ -13,7 +13,7 @@ from pytest_kvm_sea.cpu.decoder import decode
 from tests.oracle.case import Result
 from tests.oracle.difference import ESR, FAR, NOP, PAR, SPSR, Difference, reached_el1, with_register, with_system
 from tests.oracle.encodings_of_one import only_in_qemu, only_in_the_model
-from tests.oracle.instructions import exclusives_of_two_sizes, unpredictable
+from tests.oracle.instructions import NOT_ONE, as_it_should_be, exclusives_of_two_sizes, unpredictable
 from tests.oracle.rules_memory import failed_store, plain_store
 from tests.oracle.rules_system import trap_iss
 
@@ -102,13 +102,17 @@ def only_model(d: Difference) -> str:
 
 def constrained(d: Difference) -> str:
     """One instruction, of which one of the two makes nothing at all, or of which only the operands concerned differ."""
-    reason = unpredictable(d.case.words[0])
+    word = d.case.words[0]
+    reason = unpredictable(word)
     if not reason or len(d.case.words) > 1:
         return ""
     none = (d.undefined(0), d.as_if(0, NOP))
+    if reason == NOT_ONE:
+        allowed = (*none, d.as_if(0, as_it_should_be(word)))
+        return reason if d.qemu in allowed and d.simulated in allowed else ""
     if d.qemu in none or d.simulated in none:
         return reason
-    return reason if _apart_from_operands(d, d.case.words[0]) else ""
+    return reason if _apart_from_operands(d, word) else ""
 
 
 def _apart_from_operands(d: Difference, word: int) -> bool:

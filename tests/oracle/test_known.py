@@ -175,6 +175,7 @@ _EXAMPLES: Final = (
     Example("registers with a value of their own", lambda: _loaded(_case(_MRS_MIDR), 5)),
     Example("CONSTRAINED UNPREDICTABLE", lambda: _loaded(_case(_LDP_ONE), 5)),
     Example("CONSTRAINED UNPREDICTABLE", lambda: _executed(_case(_LDP_ONE), UDF)),
+    Example("CONSTRAINED UNPREDICTABLE", lambda: _executed(_case(_LDAPR & ~(1 << 16)), UDF)),
     Example("exclusives of two sizes", _two_sizes),
     Example("FEAT_IDST", lambda: _trapped(_case(_MRS_ID_SPACE, mode=0), _ID_TRAP)),
 )
