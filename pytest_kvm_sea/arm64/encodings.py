@@ -142,6 +142,7 @@ class SimdSpace(Encoding):
 
     def encode(self, **values: int) -> int:
         """The word with these fields. Raises ValueError as `Encoding.encode`."""
+        # Not super(): a dataclass with slots is another class than the one that is defined here
         word = Encoding.encode(self, **values)
         if not self.has(word):
             raise ValueError(f"{self.name}: {word:#010x} is not an instruction (unallocated)")

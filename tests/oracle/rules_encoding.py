@@ -4,7 +4,7 @@ what they do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from pytest_kvm_sea.arm64 import esr
@@ -28,9 +28,13 @@ _AT_WITH_PAN: Final = {
 _PAR_SH: Final = 3 << 7
 _LINE: Final = 64
 """Bytes of a cache line."""
-_CFINV: Final = 0xD500_401F
 _STATUS: Final = "the status of a store-exclusive goes into one of its operands"
-_FLAGS: Final = 0xF << 28
+_FLAGS: Final[dict[int, Callable[[int, int, int, int], tuple[int, int, int, int]]]] = {
+    encode("MSR_IMM", op1=0, CRm=0, op2=0): lambda n, z, c, v: (n, z, 1 - c, v),
+    encode("MSR_IMM", op1=0, CRm=0, op2=1): lambda _n, z, c, _v: (1 - (c | z), z & c, c | z, (1 - c) & z),
+    encode("MSR_IMM", op1=0, CRm=0, op2=2): lambda _n, z, c, v: (0, z | v, c & (1 - v), 0),
+}
+"""CFINV, XAFLAG, AXFLAG (Arm ARM, C6.2): what becomes of N, Z, C, V."""
 
 
 def only_qemu(d: Difference) -> str:
@@ -55,8 +59,8 @@ def _effects(d: Difference, number: int, word: int) -> Iterator[Result]:
     yield with_system(undefined, ESR, esr.syndrome(esr.EC.SYSREG, trap_iss(word)))
     done = d.as_if(number, NOP)
     yield done
-    if word & ~0x1F == _CFINV & ~0x1F:
-        yield _with_flags(done, d.qemu)
+    if word in _FLAGS:
+        yield _with_flags(done, _FLAGS[word])
     elif word >> 21 & 1:
         yield with_register(done, word & 31, d.qemu.x[word & 31]) if word & 31 < 31 else done
     register = word & 31
@@ -85,12 +89,13 @@ def _as_a_load(result: Result) -> Result:
     return with_system(result, FAR, result.system[FAR] & -_LINE)
 
 
-def _with_flags(result: Result, qemu: Result) -> Result:
-    """The flags of QEMU, from where they are saved."""
-    if not reached_el1(result):
-        return result._replace(pstate=result.pstate & ~_FLAGS | qemu.pstate & _FLAGS)
-    saved = result.system[SPSR] & ~_FLAGS | qemu.system[SPSR] & _FLAGS
-    return with_system(result, SPSR, saved)
+def _with_flags(result: Result, change: Callable[[int, int, int, int], tuple[int, int, int, int]]) -> Result:
+    """The result with N, Z, C, V otherwise, where they are saved."""
+    in_el1 = reached_el1(result)
+    saved = result.system[SPSR] if in_el1 else result.pstate
+    n, z, c, v = change(*(saved >> bit & 1 for bit in (31, 30, 29, 28)))
+    changed = saved & ~(0xF << 28) | n << 31 | z << 30 | c << 29 | v << 28
+    return with_system(result, SPSR, changed) if in_el1 else result._replace(pstate=changed)
 
 
 def only_model(d: Difference) -> str:

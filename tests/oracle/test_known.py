@@ -69,8 +69,12 @@ _DAIFSET: Final = encode("MSR_IMM", op1=3, CRm=15, op2=6)
 _MRS_MIDR: Final = encode("MRS", sysreg=0x4000, Rt=_RESULT)
 _MRS_ID_SPACE: Final = encode("MRS", sysreg=0x4007, Rt=_RESULT)
 _MRS_DEBUG: Final = encode("MRS", sysreg=0x0004, Rt=_RESULT)
+_MRS_TIMER: Final = encode("MRS", sysreg=0x5F19, Rt=_RESULT)
+_TIMER_TRAP: Final = esr.syndrome(esr.EC.SYSREG, 3 << 20 | 1 << 17 | 3 << 14 | 14 << 10 | _RESULT << 5 | 3 << 1 | 1)
+_CFINV: Final = 0xD500_401F
 _FMAXNMV: Final = 0x0E70_C800
 _DC_CVAC, _DC_CVAP, _AT = _system("3 7 10 1"), _system("3 7 12 1"), _system("0 7 8 0")
+_AT_WITH_PAN: Final = _system("0 7 9 0")
 
 
 def _as_stage2_abort(case: Case, simulated: Result, exception_class: int, far: int) -> Result:
@@ -133,6 +137,23 @@ def _trapped(case: Case, syndrome: int) -> tuple[Case, Result]:
     return case, with_system(_simulate(case, UDF), ESR, syndrome)
 
 
+def _line_not_mapped() -> tuple[Case, Result]:
+    case = _case(_DC_CVAP, address=at.HOLE + 8)
+    result = _simulate(case, _DC_CVAC)
+    return case, result._replace(esr_el2=result.esr_el2 & ~(esr.CM | esr.WNR), far_el2=at.HOLE)
+
+
+def _forbidden_by_pan() -> tuple[Case, Result]:
+    case = _case(_AT_WITH_PAN)
+    return case, with_system(_simulate(case, _AT), PAR, 1 << 11 | (esr.FSC_PERMISSION + 3) << 1 | 1)
+
+
+def _flags(case: Case, flags: int) -> tuple[Case, Result]:
+    """Of N, Z, C, V, which are clear before, those that are set then."""
+    result = _simulate(case, NOP)
+    return case, with_system(result, SPSR, result.system[SPSR] | flags)
+
+
 class Example(NamedTuple):
     """Of a rule: a case, and what QEMU makes of it."""
 
@@ -146,6 +167,12 @@ _EXAMPLES: Final = (
     Example("in QEMU only", lambda: _loaded(_case(_MRS_DEBUG), 5, NOP)),
     Example("in QEMU only", lambda: _trapped(_case(_FMAXNMV), _FP_TRAP)),
     Example("in QEMU only", lambda: _executed(_case(_DC_CVAP), NOP)),
+    Example("in QEMU only", _line_not_mapped),
+    Example("in QEMU only", lambda: _executed(_case(_AT_WITH_PAN), _AT)),
+    Example("in QEMU only", _forbidden_by_pan),
+    Example("in QEMU only", lambda: _flags(_case(_CFINV), 1 << 29)),
+    Example("in QEMU only", lambda: _flags(_case(_CFINV | 1 << 5), 1 << 31)),
+    Example("in QEMU only", lambda: _trapped(_case(_MRS_TIMER, mode=pstate.EL0T), _TIMER_TRAP)),
     Example("in the model only", lambda: _executed(_case(_STLUR), UDF)),
     Example(
         "store-exclusive that fails and would abort", lambda: _executed(_case(_STXR, address=at.HOLE), _MOV_STATUS_1)
@@ -249,7 +276,9 @@ def test_what_the_simulated_one_did_is_looked_at(name: str, forge: Callable[[Res
     ("name", "forge"),
     [
         # What a rule allows in one place it does not allow in the next
-        ("in QEMU only", lambda r: with_system(r, PAR, 0xBAD)),
+        ("in QEMU only", lambda r: with_system(r, PAR, 0xBAD0)),
+        ("in QEMU only", lambda r: with_system(r, ESR, r.system[ESR] ^ 1 << 14)),
+        ("in QEMU only", lambda r: r._replace(far_el2=r.far_el2 + 64)),
         ("in the model only", lambda r: r._replace(changes=((at.DATA, 0x1004),))),
         ("store-exclusive that fails and would abort", lambda r: with_register(r, 3, 0)),
         ("SP alignment", lambda r: with_register(r, _RESULT, 0xBAD)),
