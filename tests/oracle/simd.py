@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pytest_kvm_sea.arm64.simd_encodings import simd_encodings
+from pytest_kvm_sea.cpu import pstate
 from tests.oracle.instructions import Draft
 
 _SPACE: Final = 3 << 26
@@ -24,6 +25,9 @@ def _any(draft: Draft) -> None:
     number = draft.index // len(SIMD_STRATA) * _STRIDE
     high, middle = number >> 16 & 0xF, number & 0xFFFF
     draft.words.append(high << 28 | _SPACE | middle << _LOW | draft.rng.getrandbits(_LOW))
+    # So that it is executed: neither in another page nor with PSTATE.IL
+    draft.pc = draft.code_at
+    draft.pstate &= ~pstate.IL
 
 
 def _row(draft: Draft) -> None:
