@@ -28,7 +28,6 @@ _AT_WITH_PAN: Final = {
 _PAR_SH: Final = 3 << 7
 _LINE: Final = 64
 """Bytes of a cache line."""
-_STATUS: Final = "the status of a store-exclusive goes into one of its operands"
 _FLAGS: Final[dict[int, Callable[[int, int, int, int], tuple[int, int, int, int]]]] = {
     encode("MSR_IMM", op1=0, CRm=0, op2=0): lambda n, z, c, v: (n, z, 1 - c, v),
     encode("MSR_IMM", op1=0, CRm=0, op2=1): lambda _n, z, c, _v: (1 - (c | z), z & c, c | z, (1 - c) & z),

@@ -60,7 +60,8 @@ def sp_alignment(d: Difference) -> Difference | bool:
     """The simulated one checks SP, and should; QEMU does what is done without the check."""
     if not d.ours.ec == esr.EC.SP_ALIGNMENT != d.theirs.ec:
         return False
-    mode, sctlr = d.simulated.system[SPSR] & 0xF, d.simulated.system[SCTLR]
+    # Both: what the case itself has switched on would stay on without it
+    mode, sctlr = d.simulated.system[SPSR] & 0xF, d.simulated.system[SCTLR] & d.case.system["sctlr_el1"]
     sp = d.simulated.sp_el1 if mode == pstate.EL1H else d.simulated.sp_el0
     check = state.SCTLR_SA if mode else state.SCTLR_SA0
     return bool(sp & 15 and sctlr & check) and d.without_sctlr(state.SCTLR_SA | state.SCTLR_SA0)
