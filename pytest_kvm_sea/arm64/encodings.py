@@ -76,9 +76,10 @@ class Encoding:
         put(self, "match", match)
         put(self, "should_be", should_be)
         put(self, "signed", frozenset(signed))
-        put(self, "unallocated", tuple(self._rule(rule) for rule in self.unallocated_rules))
+        put(self, "unallocated", tuple(self.rule(rule) for rule in self.unallocated_rules))
 
-    def _rule(self, rule: str) -> tuple[int, int]:
+    def rule(self, rule: str) -> tuple[int, int]:
+        """(mask, match) of a set of fields with their bits."""
         mask = match = 0
         for part in rule.split():
             name, _, bits = part.partition("=")
@@ -123,6 +124,28 @@ class Encoding:
         for rule, (mask, match) in zip(self.unallocated_rules, self.unallocated, strict=True):
             if word & mask == match:
                 raise ValueError(f"{self.name}: {rule} is not an instruction (unallocated)")
+        return word
+
+
+@dataclass(frozen=True, slots=True)
+class SimdSpace(Encoding):
+    """The part of the encoding space that floating point and Advanced SIMD have; its rows are in `simd_encodings`."""
+
+    def has(self, word: int) -> bool:
+        """Whether this word is one of its instructions."""
+        if word & self.mask != self.match:
+            return False
+        # Most guests have none: the tables are parsed for the first word
+        from pytest_kvm_sea.arm64.simd_encodings import encoding_of  # noqa: PLC0415
+
+        return encoding_of(word) is not None
+
+    def encode(self, **values: int) -> int:
+        """The word with these fields. Raises ValueError as `Encoding.encode`."""
+        # Not super(): a dataclass with slots is another class than the one that is defined here
+        word = Encoding.encode(self, **values)
+        if not self.has(word):
+            raise ValueError(f"{self.name}: {word:#010x} is not an instruction (unallocated)")
         return word
 
 
@@ -289,12 +312,13 @@ _TABLE = (
         "size=11 opc=1x",
         "size=10 opc=11",
     ),
-    # All that lies in the part of the encoding space that floating point and Advanced SIMD have: trapped, not executed
-    ("FP_SIMD", "high:4 11 low:26", "any floating-point or SIMD instruction"),
 )
 
 ENCODINGS: dict[str, Encoding] = {
     name: Encoding(name, pattern, summary, tuple(rules)) for name, pattern, summary, *rules in _TABLE
+} | {
+    # Trapped, not executed
+    "FP_SIMD": SimdSpace("FP_SIMD", "high:4 11 low:26", "any floating-point or SIMD instruction"),
 }
 
 

@@ -111,7 +111,7 @@ class Exceptions(Memory):
             self.undefined()
 
     def fp_simd(self, pc: int) -> NoReturn:
-        """Floating point and SIMD: trapped by CPACR_EL1.FPEN, else UNDEFINED, for this processor has none."""
+        """Allocated floating point and SIMD: trapped by CPACR_EL1.FPEN, else UNDEFINED, for none is executed."""
         fpen = self.sysregs[CPACR_EL1] >> _FPEN_SHIFT & 3
         if fpen in {0, 2} or (fpen == 1 and not self.el):
             raise GuestException(syndrome(EC.FP_ASIMD, _CV_ALWAYS))

@@ -52,6 +52,8 @@ def id_registers(features: Features) -> Mapping[SysReg, int]:
         "midr_el1": 0x000F_0000,
         # Uniprocessor fields as KVM shows them for vCPU 0
         "mpidr_el1": 0x8000_0000,
+        # No FP and SIMD, which a guest should not use: none is executed. One that does use it gets the exceptions of a
+        # processor that has it (`arm64.simd_encodings`)
         "id_aa64pfr0_el1": 0x11 | _NONE << 16 | _NONE << 20 | features.ras << 28 | features.dit << 48,
         "id_aa64pfr1_el1": (2 if features.ssbs else 0) << 4 | features.ease << 56,
         # Debug architecture 8 with one breakpoint and one watchpoint less than architecturally possible: none usable

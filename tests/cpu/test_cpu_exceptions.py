@@ -69,7 +69,8 @@ _GENERATED: list[tuple[str, _Build, int, int]] = [
     ("fp", lambda a: a.word(0x1E604000), 0x07 << 26 | IL | 1 << 24 | 0xE << 20, 0),
     ("simd load", lambda a: a.word(0x3DC00000), 0x07 << 26 | IL | 1 << 24 | 0xE << 20, 0),
     ("sve", lambda a: a.word(0x04200000), IL, 0),
-    ("unallocated", lambda a: a.word(0xFFFFFFFF), 0x07 << 26 | IL | 1 << 24 | 0xE << 20, 0),
+    ("unallocated", lambda a: a.word(0xFFFFFFFF), IL, 0),
+    ("unallocated fp", lambda a: a.word(0x1E634000), IL, 0),
     ("msr el2", lambda a: a.word(0xD51C1100), IL, 0),
     ("msr read-only", lambda a: a.word(0xD5180000), IL, 0),
 ]

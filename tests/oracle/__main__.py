@@ -12,10 +12,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from pytest_kvm_sea.emulated.errors import EmulationError
-from tests.oracle import qemu, report, strata, work
+from tests.oracle import listing, qemu, report, strata, work
 from tests.oracle.compare import Mismatch, Tally
 from tests.oracle.shrink import shrink
 from tests.oracle.work import Chunk
@@ -36,7 +37,8 @@ def _chunks(command: tuple[str, ...], options: argparse.Namespace) -> Iterator[C
         yield Chunk(command, kind, options.seed, int(index), int(index) + 1)
         return
     later = options.cases // _LATER
-    for kind, count in (("cases", options.cases - later), ("later", later), ("words", options.words)):
+    counts = {"cases": options.cases - later, "later": later, "simd": options.simd, strata.WORDS: options.words}
+    for kind, count in counts.items():
         for start in range(0, count, _CHUNK):
             yield Chunk(command, kind, options.seed, start, min(start + _CHUNK, count))
 
@@ -63,9 +65,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"exit codes: {AGREE} they agree, {DIFFER} they do not, {USAGE} usage error, or there is no QEMU",
     )
     parser.add_argument("--cases", type=int, default=20_000, help="cases, by encoding class (default %(default)s)")
+    parser.add_argument("--simd", type=int, default=20_000, help="words of FP and SIMD (default %(default)s)")
     parser.add_argument("--words", type=int, default=100_000, help="random words (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what the cases are made from (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (default %(default)s)")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="write down the words that differ for a known reason")
     parser.add_argument("--only", type=_only, metavar="KIND:INDEX", help="one case, as a mismatch names it")
     return parser.parse_args(arguments)
 
@@ -77,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EmulationError as error:
         print(f"the oracle needs {qemu.PROGRAM}: {error}; install it", file=sys.stderr)
         return USAGE
+    if options.list and not _writable(options.list):
+        return USAGE
     begun = time.monotonic()
     chunks = list(_chunks(command, options))
     total = Tally()
@@ -87,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{total.cases.total():,} cases, {total.differing.total():,} differ, {seconds:.0f} s", flush=True)
     for line in report.summary(total):
         print(line)
+    if options.list:
+        _write_list(options, total)
     _show(command, options.seed, total.mismatches)
     seconds = time.monotonic() - begun
     print(
@@ -94,6 +102,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{total.explained.total():,} do so for a known reason"
     )
     return DIFFER if total.differing else AGREE
+
+
+def _writable(path: Path) -> bool:
+    """Before a long run rather than after it."""
+    try:
+        path.write_text("", encoding="utf-8")
+    except OSError as error:
+        print(f"cannot write the list to {path}: {error.strerror}", file=sys.stderr)
+        return False
+    return True
+
+
+def _write_list(options: argparse.Namespace, total: Tally) -> None:
+    command = f"python -m tests.oracle --words {options.words} --seed {options.seed} --list FILE"
+    undefined = total.undefined[strata.WORDS]
+    same = total.cases[strata.WORDS] - undefined - total.differing[strata.WORDS] - len(total.listed)
+    lines = listing.page(total.listed, undefined=undefined, same=same, command=command)
+    options.list.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{len(total.listed):,} words that differ for a known reason are in {options.list}")
 
 
 def _show(command: tuple[str, ...], seed: int, mismatches: Sequence[Mismatch]) -> None:

@@ -11,10 +11,12 @@ from typing import Final
 from pytest_kvm_sea.arm64 import esr
 from tests.oracle import layout as at
 from tests.oracle.case import Case, Result
-from tests.oracle.known import known, normal, reached_el1
+from tests.oracle.difference import Difference, normal, reached_el1
+from tests.oracle.known import Explanation, known
+from tests.oracle.listing import UNDEFINED, Listed, did, listed
 from tests.oracle.qemu import Qemu
 from tests.oracle.simulated import Simulated
-from tests.oracle.strata import Processor
+from tests.oracle.strata import WORDS, Processor
 
 TO_EL2: Final = 0x100
 TROUBLE: Final = -1
@@ -44,18 +46,24 @@ class Tally:
     cases: Counter[str] = field(default_factory=Counter)
     """By stratum."""
     differing: Counter[str] = field(default_factory=Counter)
-    explained: Counter[str] = field(default_factory=Counter)
-    """By `Known.name`."""
+    explained: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By `Known.name` and `Explanation.detail`."""
     endings: Counter[int] = field(default_factory=Counter)
     """How the cases ended in QEMU: exception classes of EL1; of EL2 with `TO_EL2`; or `TROUBLE`."""
+    undefined: Counter[str] = field(default_factory=Counter)
+    """By stratum: UNDEFINED in both."""
     mismatches: list[Mismatch] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
+    """Random words that differ for a known reason."""
 
     def add(self, other: Tally) -> None:
         self.cases += other.cases
         self.differing += other.differing
         self.explained += other.explained
         self.endings += other.endings
+        self.undefined += other.undefined
         self.mismatches += other.mismatches
+        self.listed += other.listed
 
 
 class Pair:
@@ -74,6 +82,10 @@ class Pair:
         """The simulated result."""
         return normal(self._simulated.run(case))
 
+    def explain(self, case: Case, qemu: Result, simulated: Result) -> Explanation | None:
+        """Why the two results, which differ, do so; None if it is not known."""
+        return known(Difference(case, qemu, simulated, self.simulate))
+
     def compare(self, cases: Sequence[Case], *, kind: str = "", keep: int = 40) -> Tally:
         """Run cases; at most ``keep`` mismatches are kept, the others only counted."""
         tally = Tally()
@@ -81,10 +93,13 @@ class Pair:
             tally.cases[case.stratum] += 1
             tally.endings[_ending(theirs)] += 1
             if theirs == ours:
+                tally.undefined[case.stratum] += did(case, ours) == UNDEFINED
                 continue
-            explanation = known(case, theirs, ours)
+            explanation = self.explain(case, theirs, ours)
             if explanation is not None:
-                tally.explained[explanation.name] += 1
+                tally.explained[explanation.known.name, explanation.detail] += 1
+                if kind == WORDS:
+                    tally.listed.append(listed(case, explanation.known.name, explanation.detail, theirs, ours))
                 continue
             tally.differing[case.stratum] += 1
             if len(tally.mismatches) < keep:

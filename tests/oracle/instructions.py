@@ -20,6 +20,7 @@ _AIMED: Final = 5
 _NEAR: Final = 1 << 17
 """How far, in bytes, literals and branches go at most; more is outside of anything that is mapped."""
 _SPREAD: Final = frozenset({"B", "B_COND", "TBZ", "CBZ"})
+NOT_ONE: Final = "a bit that should be one is not"
 _HINTS: Final = (*range(64), 1, 2, 2, 3, 16)
 
 
@@ -40,6 +41,8 @@ class Draft:
     compiled: bool = False
     pinned: set[int] = field(default_factory=set)
     """Registers whose value an instruction counts on."""
+    index: int = 0
+    """Of the case."""
 
     def pin(self, number: int, value: int) -> None:
         """Give a register a value, unless another instruction has given it one."""
@@ -162,9 +165,20 @@ def exclusives_of_two_sizes(words: list[int]) -> bool:
 
 def _should_be(encoding: Encoding, word: int) -> str:
     if word & encoding.should_be != encoding.should_be:
-        return "a bit that should be one is not"
+        return NOT_ONE
     if encoding.name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"}:
         f = encoding.decode(word)
         if f["L"] and f["Rs"] != 31:
-            return "a bit that should be one is not"
+            return NOT_ONE
     return ""
+
+
+def as_it_should_be(word: int) -> int:
+    """The same instruction with all bits one that should be."""
+    encoding = decode(word)
+    if encoding is None:
+        return word
+    fields = encoding.decode(word)
+    if encoding.name in {"EXCLUSIVE", "EXCLUSIVE_PAIR"} and fields["L"]:
+        fields["Rs"] = 31
+    return encoding.encode(**fields)

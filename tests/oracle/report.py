@@ -28,8 +28,10 @@ def summary(tally: Tally) -> Iterator[str]:
     yield ""
     yield "differences that are explained"
     for each in KNOWN:
-        if tally.explained[each.name]:
-            yield f"{tally.explained[each.name]:>10,}  {each.name}: {each.reason}"
+        details = {detail: count for (name, detail), count in tally.explained.items() if name == each.name}
+        if details:
+            yield f"{sum(details.values()):>10,}  {each.name}: {each.reason}"
+            yield from (f"{'':>12}{count:>8,}  {detail}" for detail, count in sorted(details.items()) if detail)
     yield ""
 
 

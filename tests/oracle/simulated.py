@@ -22,6 +22,7 @@ LIMIT: Final = 1000
 _CODE: Final = struct.Struct(f"<{at.WORDS}I")
 _STOPS: Final = struct.pack("<I", at.STOP) * at.WORDS
 _ABORTS: Final = {esr.EC.IABT_LOWER, esr.EC.DABT_LOWER}
+_TRANSLATION: Final = tuple((sysreg(name), name) for name in at.TRANSLATION)
 _USUAL_HOT: Final = engine.HOT
 
 
@@ -65,7 +66,6 @@ class Simulated:
         self._cpu.sysregs.update(dict.fromkeys(map(sysreg, ("afsr0_el1", "afsr1_el1", "csselr_el1")), 0))
         self._data = memoryview(self._bus.memory)[at.DATA - at.GUEST : at.DATA_END - at.GUEST]
         self._pristine = bytes(self._data)
-        self._translation: list[int] = []
 
     def run(self, case: Case) -> Result:
         """The result of a case; an exception of Python is one, too."""
@@ -88,12 +88,11 @@ class Simulated:
     def _set(self, case: Case) -> None:
         cpu = self._cpu
         cpu.monitor = None
+        # The case before may have written them
+        if any(cpu.sysregs[number] != case.system[name] for number, name in _TRANSLATION):
+            cpu.invalidate_tlb()
         for number, name in zip(at.SYSTEM_REGISTERS, at.SYSTEM, strict=True):
             cpu.sysregs[number] = case.system[name]
-        translation = [case.system[name] for name in at.TRANSLATION]
-        if translation != self._translation:
-            cpu.invalidate_tlb()
-            self._translation = translation
         cpu.x[:] = case.x
         cpu.pstate = case.pstate
         cpu.sp_el0, cpu.sp_el1 = case.sp_el0, case.sp_el1

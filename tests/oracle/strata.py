@@ -16,6 +16,7 @@ from tests.oracle import layout as at
 from tests.oracle import surroundings
 from tests.oracle.case import Case
 from tests.oracle.instructions import MEMORY, Draft, instruction, unpredictable
+from tests.oracle.simd import SIMD_STRATA
 from tests.oracle.surroundings import Environment
 from tests.oracle.system_instructions import SYSTEM_MAKERS
 
@@ -146,10 +147,12 @@ class Kind(NamedTuple):
     strata: dict[str, Make]
 
 
+WORDS: Final = "words"
 KINDS: Final = {
     "cases": Kind(NEOVERSE, STRATA),
     "later": Kind(MAXIMUM, LATER_STRATA),
-    "words": Kind(NEOVERSE, {"words": _word}),
+    "simd": Kind(NEOVERSE, SIMD_STRATA),
+    WORDS: Kind(NEOVERSE, {WORDS: _word}),
 }
 
 
@@ -162,8 +165,9 @@ def make(kind: str, seed: int, index: int) -> Case:
     rng = random.Random(f"{seed}/{kind}/case {index}")
     while True:
         draft = _draft(rng, env, processor)
+        draft.index = index
         strata[stratum](draft)
-        if kind == "words" or not any(map(unpredictable, draft.words)):
+        if kind == WORDS or not any(map(unpredictable, draft.words)):
             return _finish(draft, stratum.partition(" ")[0], index)
 
 

@@ -125,7 +125,7 @@ def test_a_case_must_be_named_as_it_is_printed(value: str, capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         program.main(["--only", value])
     assert ended.value.code == program.USAGE
-    assert f"{value!r} is not KIND:INDEX; kinds: cases, later, words" in capsys.readouterr().err
+    assert f"{value!r} is not KIND:INDEX; kinds: cases, later, simd, words" in capsys.readouterr().err
 
 
 def test_the_documentation_has_every_explanation() -> None:
