@@ -18,6 +18,7 @@ from tests.oracle import layout as at
 from tests.oracle.case import Case, Result
 from tests.oracle.encodings_of_one import only_in_qemu, only_in_the_model
 from tests.oracle.instructions import MEMORY, exclusives_of_two_sizes, unpredictable
+from tests.oracle.known_translation import reserved_block, walk_level, with_walk_level
 
 _M64: Final = (1 << 64) - 1
 _NZCV: Final = 0xF << 28
@@ -299,6 +300,16 @@ KNOWN: Final = (
         _two_pages,
     ),
     Known(
+        "block at a level that has none",
+        "is a translation fault (Arm ARM, D8.3); QEMU 7.2 does not mind, and max has FEAT_LPA: level 1 for 64 KiB",
+        reserved_block,
+    ),
+    Known(
+        "level of a stage-2 fault in a walk",
+        "is that of stage 2 (Arm ARM, D24.2.40, S1PTW); QEMU 7.2 has that of stage 1",
+        walk_level,
+    ),
+    Known(
         "half of a store",
         "what a store that faults leaves in the part that could be written is UNKNOWN (Arm ARM, D1, Data Aborts)",
         _half_a_store,
@@ -332,4 +343,8 @@ def known(case: Case, qemu: Result, simulated: Result) -> Known | None:
     """What explains a difference, if anything does."""
     if qemu.trouble or simulated.trouble:
         return None
-    return next((each for each in KNOWN if each.applies(case, qemu, simulated)), None)
+    for theirs in (qemu, with_walk_level(qemu, simulated)):
+        found = next((each for each in KNOWN if each.applies(case, theirs, simulated)), None)
+        if found is not None:
+            return found
+    return None
