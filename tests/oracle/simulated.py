@@ -69,7 +69,6 @@ class Simulated:
         # No record sets them; what they are after reset the architecture leaves open, and QEMU has zero
         self._cpu.sysregs.update(dict.fromkeys(map(sysreg, ("afsr0_el1", "afsr1_el1", "csselr_el1")), 0))
         self._pristine = tables.pristine(self._bus.memory)
-        self._translation: list[int] = []
 
     def run(self, case: Case) -> Result:
         """The result of a case; an exception of Python is one, too."""
@@ -99,12 +98,11 @@ class Simulated:
     def _set(self, case: Case) -> None:
         cpu = self._cpu
         cpu.monitor = None
+        # As the harness does it: by what the registers have now, which the case before may have changed
+        if any(cpu.sysregs[sysreg(name)] != case.system[name] for name in at.TRANSLATION):
+            cpu.invalidate_tlb()
         for number, name in zip(at.SYSTEM_REGISTERS, at.SYSTEM, strict=True):
             cpu.sysregs[number] = case.system[name]
-        translation = [case.system[name] for name in at.TRANSLATION]
-        if translation != self._translation:
-            cpu.invalidate_tlb()
-            self._translation = translation
         cpu.x[:] = case.x
         cpu.pstate = case.pstate
         cpu.sp_el0, cpu.sp_el1 = case.sp_el0, case.sp_el1

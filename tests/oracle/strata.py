@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pytest_kvm_sea.arm64.encodings import ENCODINGS
@@ -15,9 +16,11 @@ from pytest_kvm_sea.cpu.features import Features
 from tests.oracle import layout as at
 from tests.oracle import surroundings
 from tests.oracle.case import Case
+from tests.oracle.code_changes import CODE_MAKERS
 from tests.oracle.instructions import MEMORY, Draft, instruction, unpredictable
 from tests.oracle.surroundings import Environment
 from tests.oracle.system_instructions import SYSTEM_MAKERS
+from tests.oracle.table_changes import TABLE_MAKERS
 
 Make = Callable[[Draft], None]
 
@@ -122,7 +125,7 @@ def _strata() -> dict[str, Make]:
     table: dict[str, Make] = {name: SYSTEM_MAKERS.get(name) or _one(name) for name in names}
     table |= {f"sequence {number}": _sequence for number in range(6)}
     table |= {f"loop {number}": _loop for number in range(4)}
-    return table | {"exclusives": _exclusives, "fetch": _fetch}
+    return table | {"exclusives": _exclusives, "fetch": _fetch} | TABLE_MAKERS | CODE_MAKERS
 
 
 STRATA: Final = _strata()
@@ -156,7 +159,7 @@ KINDS: Final = {
 def make(kind: str, seed: int, index: int) -> Case:
     """The case of this index. Of the strata, `words` alone has what is CONSTRAINED UNPREDICTABLE."""
     processor, strata = KINDS[kind]
-    env = surroundings.environment(random.Random(f"{seed}/{kind}/{index // RUN}"))
+    env = _environment(f"{seed}/{kind}/{index // RUN}")
     names = tuple(strata)
     stratum = names[index % len(names)]
     rng = random.Random(f"{seed}/{kind}/case {index}")
@@ -165,6 +168,12 @@ def make(kind: str, seed: int, index: int) -> Case:
         strata[stratum](draft)
         if kind == "words" or not any(map(unpredictable, draft.words)):
             return _finish(draft, stratum.partition(" ")[0], index)
+
+
+@lru_cache(maxsize=1)
+def _environment(name: str) -> Environment:
+    """The one that these cases have in common."""
+    return surroundings.environment(random.Random(name))
 
 
 def _draft(rng: random.Random, env: Environment, processor: Processor) -> Draft:
@@ -196,4 +205,6 @@ def _finish(draft: Draft, stratum: str, index: int) -> Case:
         draft.system,
         index,
         draft.compiled,
+        draft.forget,
+        draft.whole,
     )
