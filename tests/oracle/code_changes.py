@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pytest_kvm_sea.arm64.operands import Cond, Label, Reg, W
+from pytest_kvm_sea.arm64.operands import XZR, Cond, Label, Reg, W
 from tests.oracle import layout as at
 from tests.oracle import tables
 from tests.oracle.instructions import Draft, instruction
@@ -111,16 +111,26 @@ def repeated(draft: Draft) -> None:
 
 
 def nested(draft: Draft) -> None:
-    """A loop within the loop, so that what is replaced has been executed several times, as a compiled region."""
+    """A loop within the loop, so that what is replaced has been executed several times, as a compiled region.
+
+    It is in the block that the region begins with, or in another one, which has been executed once before.
+    """
     _place(draft)
-    code = _Patch(draft, 0)
+    ahead = draft.rng.randrange(2)
+    code = _Patch(draft, 2 * ahead)
     rounds, inner = code.register(draft.rng.randrange(2, 4)), code.register(draft.rng.randrange(2, 5))
     word, other = code.register(), code.register()
     kept = (code.writable, code.executable, rounds, inner, word, other)
     first, second = _simple(draft, *kept), _simple(draft, *kept)
     draft.pin(word.number, second)
     draft.pin(other.number, first ^ second)
-    code.label(again := Label("again"))
+    again, following = Label("again"), Label("following")
+    if ahead:
+        code.b(following)
+    code.label(again)
+    if ahead:
+        code.cbz(XZR, following)
+    code.label(following)
     code.word(first)
     code.sub(inner, inner, 1)
     code.cbnz(inner, again)

@@ -24,6 +24,8 @@ INPUT: Final = RAM + 0x40_0000
 
 PAGE: Final = 0x1000
 VECTORS: Final = GUEST
+RETURN: Final = VECTORS + 0x40
+"""Between two vectors: a RET."""
 CODE: Final = GUEST + 0x1000
 CODE_PAGES: Final = 2
 DATA: Final = GUEST + 0x1_0000

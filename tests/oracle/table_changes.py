@@ -22,6 +22,16 @@ from tests.oracle.surroundings import M64, Environment
 
 _PERMISSIONS: Final = d.AP_EL0 | d.AP_READ_ONLY | d.PXN | d.UXN | d.ACCESS_FLAG
 """Bits that may change while the descriptor is in use."""
+_FLIPPED: Final = (
+    d.ACCESS_FLAG,
+    d.ACCESS_FLAG,
+    d.AP_READ_ONLY,
+    d.AP_READ_ONLY,
+    d.AP_EL0,
+    d.AP_EL0 | d.AP_READ_ONLY,
+    tables.NEVER,
+)
+_FETCH_FLIPPED: Final = (d.PXN, d.UXN, tables.NEVER, d.AP_EL0)
 _AT: Final = ("at s1e1r", "at s1e1w", "at s1e0r", "at s1e0w")
 _TLBI_VA: Final = ("tlbi vae1", "tlbi vaae1")
 _TLBI_VA_LAST: Final = ("tlbi vale1", "tlbi vaale1")
@@ -29,6 +39,8 @@ _TLBI_ALL: Final = ("tlbi vmalle1",)
 _TLBI_ASID: Final = ("tlbi aside1",)
 _BEYOND: Final = 1 << 54
 """An address of the lower half that no T0SZ includes."""
+_READS: Final = ("ldr", "ldtr")
+_WRITES: Final = ("str", "sttr")
 _VA: Final = (1 << 44) - 1
 """What of a page's number is in the operand of a TLBI."""
 _FLAGS: Final = (0, tables.USER, tables.READ_ONLY, tables.USER | tables.READ_ONLY)
@@ -61,7 +73,7 @@ def slot(rng: random.Random, env: Environment) -> Slot:
         va = start + (number << granule.shift(level)) + _offset(rng, granule, level)
         if not va >> 64 - size:
             return Slot(granule, level, number, surroundings.upper(env, va) if half else va)
-    return Slot(env.granules[0], LAST_LEVEL, 0, _BEYOND)
+    return Slot(env.granules[0], LAST_LEVEL, rng.randrange(at.CHANGING_ENTRIES[LAST_LEVEL]), _BEYOND)
 
 
 def _offset(rng: random.Random, granule: Granule, level: int) -> int:
@@ -78,10 +90,10 @@ def fresh(rng: random.Random, place: Slot) -> int:
     kind = rng.randrange(8)
     if kind == 0:
         return 0
-    if kind == 1:
+    if kind < 3:
         return old & ~d.VALID
     if kind < 5 and old:
-        return old ^ rng.choice((d.AP_READ_ONLY, d.AP_EL0, d.PXN, d.UXN, d.ACCESS_FLAG, d.AP_EL0 | d.AP_READ_ONLY))
+        return old ^ rng.choice(_FLIPPED)
     flags = rng.choice(_FLAGS) | rng.choice(_NEVER) | rng.choice((0, tables.NOT_GLOBAL))
     if level == LAST_LEVEL:
         outputs = (at.DATA, at.DATA + at.PAGE, at.CODE, at.READ_ONLY, at.HOLE, at.BROKEN, tables.TOO_HIGH | at.DATA)
@@ -115,15 +127,16 @@ def asid(draft: Draft) -> int:
 class _Change(Sequence):
     """With registers for one entry of a table, and for what it translates."""
 
-    def __init__(self, draft: Draft, place: Slot) -> None:
+    def __init__(self, draft: Draft, place: Slot, *, anywhere: bool = True) -> None:
+        """``anywhere``: the operand of a TLBI is any address of the page or block, for its low bits are ignored."""
         super().__init__(draft)
         self._rng = draft.rng
         self._place = place
         view = tables.TABLE_VIEW[place.level] + is_el0(draft)
         self.entry = self.register(draft.env.granules[0].page(view) + place.number * 8)
         self.address = self.register(place.va)
-        low = self._rng.randrange(1 << place.granule.shift(place.level))
-        page = place.va & -(1 << place.granule.shift(place.level)) | low
+        size = 1 << place.granule.shift(place.level)
+        page = place.va & -size | self._rng.randrange(size) if anywhere else place.va
         self.operand = self.register(asid(draft) << 48 | page >> 12 & _VA)
 
     def put(self, value: Reg) -> None:
@@ -140,26 +153,27 @@ class _Change(Sequence):
         if not table:
             names += _TLBI_VA_LAST * 2
             if self._place.old & tables.NOT_GLOBAL:
-                names += _TLBI_ASID * 2
+                names += _TLBI_ASID * 4
         name = self._rng.choice(names)
         shareable = self._rng.randrange(2)
         self.system(name + "is" * shareable, XZR if name in _TLBI_ALL else self.operand)
         self.dsb(self._rng.choice(("sy", "ish") if shareable else ("sy", "ish", "nsh")))
 
-    def access(self) -> None:
-        """Of any sort."""
-        target = self.register()
-        kind = self._rng.randrange(7)
-        if kind < 2:
-            self.ldr(target, self.address)
-        elif kind < 4:
-            self.str(target, self.address)
-        elif kind == 4:
-            self.ldtr(target, self.address)
-        elif kind == 5:
-            self.sttr(target, self.address)
-        else:
+    def access(self, name: str = "") -> None:
+        """Of this sort, or any."""
+        name = name or self._rng.choice((*_READS, *_WRITES, "ldr", "str", "br"))
+        if name == "br":
             self.br(self.address)
+        else:
+            getattr(self, name)(self.register(), self.address)
+
+    def use(self) -> str:
+        """An access that the entry permits, so that a TLB has it; its sort. It is empty where the entry is no use."""
+        if not may_be_cached(self._place.old, self._place.level):
+            return ""
+        name = self._rng.choice(_READS if self._place.old & d.AP_READ_ONLY else _READS + _WRITES)
+        self.access(name)
+        return name
 
 
 def _begin(draft: Draft) -> Slot:
@@ -173,10 +187,8 @@ def change_entry(draft: Draft) -> None:
     rng, place = draft.rng, _begin(draft)
     old, new = place.old, fresh(rng, place)
     code = _Change(draft, place)
-    kind = rng.randrange(3)
-    if kind == 0 and place.level == LAST_LEVEL and old & ~d.VALID and may_be_cached(old, place.level):
-        code.ldr(code.register(), code.address)
-    elif kind < 2 and not is_el0(draft):
+    used = code.use() if rng.randrange(4) else ""
+    if not used and rng.randrange(2) and not is_el0(draft):
         code.probe(rng.choice(_AT), code.address)
     value = code.register(new)
     if needs_break(old, new, place.level):
@@ -190,7 +202,24 @@ def change_entry(draft: Draft) -> None:
     code.isb()
     if rng.randrange(2) and not is_el0(draft):
         code.probe(rng.choice(_AT), code.address)
-    code.access()
+    code.access(used if rng.randrange(3) else "")
+    code.finish(forget=True)
+
+
+def change_fetched(draft: Draft) -> None:
+    """A page with code that has been called: then it cannot be, or can."""
+    rng, place = draft.rng, _begin(draft)
+    place = place._replace(granule=draft.env.granules[0], level=LAST_LEVEL, number=rng.choice(tables.EXECUTABLE))
+    granule = place.granule
+    start = (at.GUEST >> granule.shift(2)) + tables.CHANGING_ENTRY[2] << granule.shift(2)
+    place = place._replace(va=start + place.number * granule.size + at.RETURN % granule.size)
+    # QEMU, 10.0 as well, forgets of code only the 4 KiB that a TLBI names
+    code = _Change(draft, place, anywhere=False)
+    code.blr(code.address)
+    code.put(code.register(rng.choice((0, *(place.old ^ bits for bits in (*_FETCH_FLIPPED, d.ACCESS_FLAG))))))
+    code.invalidate()
+    code.isb()
+    code.blr(code.address)
     code.finish(forget=True)
 
 
@@ -202,16 +231,14 @@ def change_asid(draft: Draft) -> None:
     code = _Change(draft, place)
     register = "ttbr1_el1" if draft.system["tcr_el1"] >> 22 & 1 else "ttbr0_el1"
     other = code.register(draft.system[register] ^ rng.randrange(1, 1 << 8) << 48)
-    if rng.randrange(2):
-        code.ldr(code.register(), code.address)
-    else:
-        code.probe(rng.choice(_AT), code.address)
+    used = code.use()
     new = place.old & ~d.VALID if rng.randrange(2) else place.old ^ rng.choice((d.AP_READ_ONLY, d.AP_EL0))
     code.put(code.register(new))
     code.msr(register, other)
     code.isb()
-    code.probe(rng.choice(_AT), code.address)
-    code.access()
+    if rng.randrange(2):
+        code.probe(rng.choice(_AT), code.address)
+    code.access(used)
     code.finish(forget=True)
 
 
@@ -259,7 +286,8 @@ def _other_half(rng: random.Random, env: Environment) -> Environment:
 
 
 def change_in_a_loop(draft: Draft) -> None:
-    """Two descriptors take turns, of which one is invalid or permits something else; AT tells which one it is."""
+    """Two descriptors take turns, of which one is invalid or permits something else; AT tells which one it is, and
+    accesses that come to fail do."""
     rng, place = draft.rng, _begin(draft)
     while not place.old & d.VALID:
         place = slot(rng, draft.env)
@@ -267,6 +295,8 @@ def change_in_a_loop(draft: Draft) -> None:
     other = code.register(rng.choice((0, place.old ^ d.AP_READ_ONLY, place.old ^ d.AP_EL0, place.old ^ d.ACCESS_FLAG)))
     rounds, seen, par = code.register(rng.randrange(2, 5)), code.register(), code.register()
     code.label(again := Label("again"))
+    if rng.randrange(2):
+        code.use()
     code.atomic("swp", other, other, code.entry)
     code.dsb()
     code.invalidate()
@@ -301,6 +331,7 @@ def translate(draft: Draft) -> None:
 
 TABLE_MAKERS: Final[dict[str, Callable[[Draft], None]]] = {
     **{f"tables {number}": change_entry for number in range(4)},
+    "tables fetch": change_fetched,
     "tables ASID": change_asid,
     "tables registers": change_registers,
     "tables loop": change_in_a_loop,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pytest_kvm_sea.arm64 import descriptors as d
+from pytest_kvm_sea.arm64.encodings import encode
 from tests.oracle import layout as at
 from tests.oracle.granules import GRANULES, LAST_LEVEL, Granule
 
@@ -35,6 +36,8 @@ CODE_WRITABLE: Final = 0x6C
 """The page with `layout.CODE_AGAIN`, for EL1; the next one is for EL0 also."""
 LEVEL_ENTRIES: Final = {0: 4, 1: 14, 2: 14}
 """By level: how many entries are worth a visit."""
+EXECUTABLE: Final = range(20, 24)
+"""Entries of the table of pages that cases change which have `layout.VECTORS`."""
 CHANGING_ENTRY: Final = {2: 14, 1: 7}
 """By level: which entry has the table of the next level that cases change."""
 
@@ -228,6 +231,7 @@ def guest_memory() -> bytes:
 
     for vector in range(16):
         put(at.VECTORS + vector * 0x80, struct.pack("<I", 0xD4000002 | vector << 5))
+    put(at.RETURN, struct.pack("<I", encode("BR", opc=2, Rn=30)))
     put(at.CODE, struct.pack("<I", at.STOP) * (at.CODE_PAGES * at.PAGE // 4))
     contents = random.Random("data")
     put(at.DATA, contents.randbytes((at.DATA_PAGES + 1) * at.PAGE))

@@ -98,6 +98,14 @@ def test_new_instructions_are_cleaned_invalidated_and_synchronized() -> None:
             assert names[first + 4] == "ISB"
 
 
+def test_code_that_was_called_cannot_be_any_more() -> None:
+    """In most of these cases: they end with an abort of the second call, whose place a RET was."""
+    processor = Simulated(strata.NEOVERSE.features)
+    system = [processor.run(case).system for case in _cases("tables fetch", 60)]
+    far, esr_el1 = at.SYSTEM.index("far_el1"), at.SYSTEM.index("esr_el1")
+    assert sum(each[far] & 0xFFF == 0x40 and esr.ec(each[esr_el1]) in {0x20, 0x21} for each in system) > 20
+
+
 @pytest.mark.parametrize("stratum", NEW)
 def test_everything_is_put_back(stratum: str) -> None:
     """The same cases in another order, and each after itself, have the same results."""
