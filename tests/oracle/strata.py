@@ -21,6 +21,7 @@ from tests.oracle.instructions import MEMORY, Draft, instruction, unpredictable
 from tests.oracle.surroundings import Environment
 from tests.oracle.system_instructions import SYSTEM_MAKERS
 from tests.oracle.table_changes import TABLE_MAKERS
+from tests.oracle.translations import TRANSLATION_MAKERS
 
 Make = Callable[[Draft], None]
 
@@ -125,7 +126,7 @@ def _strata() -> dict[str, Make]:
     table: dict[str, Make] = {name: SYSTEM_MAKERS.get(name) or _one(name) for name in names}
     table |= {f"sequence {number}": _sequence for number in range(6)}
     table |= {f"loop {number}": _loop for number in range(4)}
-    return table | {"exclusives": _exclusives, "fetch": _fetch} | TABLE_MAKERS | CODE_MAKERS
+    return table | {"exclusives": _exclusives, "fetch": _fetch} | TABLE_MAKERS | TRANSLATION_MAKERS | CODE_MAKERS
 
 
 STRATA: Final = _strata()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cases that change translation tables or the registers of translation, and do what the architecture asks for.
+"""Cases that change translation tables, and do what the architecture asks for.
 
 A descriptor that may be in a TLB is changed with TLB maintenance, and made invalid first where more changes than what
 it permits (break-before-make, Arm ARM, D8.16). One that is invalid, or without access flag, is in no TLB.
@@ -15,10 +15,10 @@ from pytest_kvm_sea.arm64 import descriptors as d
 from pytest_kvm_sea.arm64.operands import XZR, Cond, Label, Reg
 from tests.oracle import layout as at
 from tests.oracle import surroundings, tables
-from tests.oracle.granules import GRANULE_4K, GRANULES, LAST_LEVEL, Granule
+from tests.oracle.granules import LAST_LEVEL, Granule
 from tests.oracle.instructions import Draft
-from tests.oracle.sequences import Sequence, is_el0, mostly_at_el1, ordinary_place, with_mmu
-from tests.oracle.surroundings import M64, Environment
+from tests.oracle.sequences import Sequence, is_el0, mostly_at_el1, with_mmu
+from tests.oracle.surroundings import Environment
 
 _PERMISSIONS: Final = d.AP_EL0 | d.AP_READ_ONLY | d.PXN | d.UXN | d.ACCESS_FLAG
 """Bits that may change while the descriptor is in use."""
@@ -32,7 +32,7 @@ _FLIPPED: Final = (
     tables.NEVER,
 )
 _FETCH_FLIPPED: Final = (d.PXN, d.UXN, tables.NEVER, d.AP_EL0)
-_AT: Final = ("at s1e1r", "at s1e1w", "at s1e0r", "at s1e0w")
+AT: Final = ("at s1e1r", "at s1e1w", "at s1e0r", "at s1e0w")
 _TLBI_VA: Final = ("tlbi vae1", "tlbi vaae1")
 _TLBI_VA_LAST: Final = ("tlbi vale1", "tlbi vaale1")
 _TLBI_ALL: Final = ("tlbi vmalle1",)
@@ -189,7 +189,7 @@ def change_entry(draft: Draft) -> None:
     code = _Change(draft, place)
     used = code.use() if rng.randrange(4) else ""
     if not used and rng.randrange(2) and not is_el0(draft):
-        code.probe(rng.choice(_AT), code.address)
+        code.probe(rng.choice(AT), code.address)
     value = code.register(new)
     if needs_break(old, new, place.level):
         code.put(XZR)
@@ -201,7 +201,7 @@ def change_entry(draft: Draft) -> None:
             code.invalidate()
     code.isb()
     if rng.randrange(2) and not is_el0(draft):
-        code.probe(rng.choice(_AT), code.address)
+        code.probe(rng.choice(AT), code.address)
     code.access(used if rng.randrange(3) else "")
     code.finish(forget=True)
 
@@ -237,52 +237,9 @@ def change_asid(draft: Draft) -> None:
     code.msr(register, other)
     code.isb()
     if rng.randrange(2):
-        code.probe(rng.choice(_AT), code.address)
+        code.probe(rng.choice(AT), code.address)
     code.access(used)
     code.finish(forget=True)
-
-
-def change_registers(draft: Draft) -> None:
-    """TTBR0_EL1, or TTBR1_EL1 and TCR_EL1, become others; then the TLB is invalidated."""
-    rng, env = draft.rng, draft.env
-    with_mmu(draft)
-    mostly_at_el1(draft)
-    ordinary_place(draft)
-    code = Sequence(draft)
-    if rng.randrange(3) == 0:
-        address = surroundings.data_address(rng, env)
-        level = env.granules[0].first_level(env.sizes[0])
-        root = env.granules[0].root(level, read_only=rng.randrange(2) == 0)
-        code.msr("ttbr0_el1", code.register(root | rng.getrandbits(8) << 48))
-    else:
-        env = _other_half(rng, env)
-        address = surroundings.upper(env, surroundings.data_address(rng, env._replace(granules=env.granules[::-1])))
-        code.msr("ttbr1_el1", code.register(env.ttbr[1]))
-        code.msr("tcr_el1", code.register(env.tcr))
-    where = code.register(address)
-    code.isb()
-    code.system(rng.choice(("tlbi vmalle1", "tlbi vmalle1is")))
-    code.dsb(rng.choice(("sy", "ish")))
-    code.isb()
-    code.probe(rng.choice(_AT), where)
-    if rng.randrange(2):
-        code.ldr(code.register(), where)
-    else:
-        code.str(code.register(), where)
-    code.finish(forget=True)
-
-
-def _other_half(rng: random.Random, env: Environment) -> Environment:
-    """The same with another upper half, and other TBI and IPS."""
-    granule = rng.choice((GRANULE_4K, *GRANULES))
-    size = rng.choice(granule.sizes)
-    fields = 0x3F << 16 | 3 << 30 | 1 << 23 | 1 << 38 | 7 << 32
-    tcr = env.tcr & ~fields | size << 16 | rng.choice(granule.tg1) << 30
-    tcr |= rng.randrange(2) << 38 | rng.randrange(6) << 32 | (rng.randrange(4) == 0) << 23
-    root = granule.root(granule.first_level(size)) | rng.getrandbits(8) << 48
-    return env._replace(
-        tcr=tcr, ttbr=(env.ttbr[0], root), granules=(env.granules[0], granule), sizes=(env.sizes[0], size)
-    )
 
 
 def change_in_a_loop(draft: Draft) -> None:
@@ -301,7 +258,7 @@ def change_in_a_loop(draft: Draft) -> None:
     code.dsb()
     code.invalidate()
     code.isb()
-    code.system(rng.choice(_AT), code.address)
+    code.system(rng.choice(AT), code.address)
     code.isb()
     code.mrs(par, "par_el1")
     code.extr(seen, seen, seen, 7)
@@ -312,29 +269,9 @@ def change_in_a_loop(draft: Draft) -> None:
     draft.compiled = True
 
 
-def translate(draft: Draft) -> None:
-    """What AT says of four addresses."""
-    rng = draft.rng
-    with_mmu(draft)
-    mostly_at_el1(draft)
-    code = Sequence(draft)
-    for _ in range(4):
-        while True:
-            address = surroundings.data_address(rng, draft.env) & M64
-            half = address >> 55 & 1
-            # QEMU 7.2 does not know these from others, and the report of a case has only one such difference
-            if tables.reserved_block_level(draft.env.granules[half], draft.env.sizes[half], address) is None:
-                break
-        code.probe(rng.choice(_AT), code.register(address))
-    code.finish(forget=False)
-
-
 TABLE_MAKERS: Final[dict[str, Callable[[Draft], None]]] = {
     **{f"tables {number}": change_entry for number in range(4)},
     "tables fetch": change_fetched,
     "tables ASID": change_asid,
-    "tables registers": change_registers,
     "tables loop": change_in_a_loop,
-    "translations 0": translate,
-    "translations 1": translate,
 }

@@ -20,8 +20,9 @@ from tests.oracle.code_changes import CODE_MAKERS
 from tests.oracle.granules import GRANULE_4K
 from tests.oracle.simulated import Simulated
 from tests.oracle.table_changes import TABLE_MAKERS, may_be_cached, needs_break
+from tests.oracle.translations import TRANSLATION_MAKERS
 
-NEW = (*TABLE_MAKERS, *CODE_MAKERS)
+NEW = (*TABLE_MAKERS, *TRANSLATION_MAKERS, *CODE_MAKERS)
 LEAF = tables.leaf(GRANULE_4K, at.DATA, tables.USER)
 BLOCK = tables.leaf(GRANULE_4K, at.GUEST, tables.USER, level=2)
 
