@@ -60,6 +60,11 @@ class Slot(NamedTuple):
     def old(self) -> int:
         return tables.changing(self.level)[self.number]
 
+    def has_another_granule(self) -> bool:
+        """Whether this is an entry with a table that is made for another granule."""
+        is_table = d.is_table(self.old, self.level)
+        return is_table and self.old & d.ADDRESS_MASK != self.granule.table(LAST_LEVEL)
+
 
 def slot(rng: random.Random, env: Environment) -> Slot:
     """Any, in a half and at a level where the tables have it; else one in the lower half, beyond its addresses."""
@@ -71,8 +76,9 @@ def slot(rng: random.Random, env: Environment) -> Slot:
         above = granule.shift(level - 1)
         start = (at.GUEST >> above) + tables.CHANGING_ENTRY[level - 1] << above
         va = start + (number << granule.shift(level)) + _offset(rng, granule, level)
-        if not va >> 64 - size:
-            return Slot(granule, level, number, surroundings.upper(env, va) if half else va)
+        found = Slot(granule, level, number, surroundings.upper(env, va) if half else va)
+        if not va >> 64 - size and not found.has_another_granule():
+            return found
     return Slot(env.granules[0], LAST_LEVEL, rng.randrange(at.CHANGING_ENTRIES[LAST_LEVEL]), _BEYOND)
 
 
@@ -135,7 +141,9 @@ class _Change(Sequence):
         view = tables.TABLE_VIEW[place.level] + is_el0(draft)
         self.entry = self.register(draft.env.granules[0].page(view) + place.number * 8)
         self.address = self.register(place.va)
-        size = 1 << place.granule.shift(place.level)
+        # Below a table there are pages, of which a TLBI names one
+        level = LAST_LEVEL if d.is_table(place.old, place.level) else place.level
+        size = 1 << place.granule.shift(level)
         page = place.va & -size | self._rng.randrange(size) if anywhere else place.va
         self.operand = self.register(asid(draft) << 48 | page >> 12 & _VA)
 
@@ -147,10 +155,10 @@ class _Change(Sequence):
             self.stlr(value, self.entry)
         self.dsb(self._rng.choice(("sy", "ish", "ishst", "st", "nsh")))
 
-    def invalidate(self, *, table: bool = False) -> None:
+    def invalidate(self) -> None:
         """A TLBI that reaches the entry, and wait for it."""
         names: tuple[str, ...] = _TLBI_ALL + _TLBI_VA * 2
-        if not table:
+        if not d.is_table(self._place.old, self._place.level):
             names += _TLBI_VA_LAST * 2
             if self._place.old & tables.NOT_GLOBAL:
                 names += _TLBI_ASID * 4

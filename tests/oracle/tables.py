@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 from pytest_kvm_sea.arm64 import descriptors as d
 from pytest_kvm_sea.arm64.encodings import encode
 from tests.oracle import layout as at
-from tests.oracle.granules import GRANULES, LAST_LEVEL, Granule
+from tests.oracle.granules import GRANULE_4K, GRANULE_16K, GRANULES, LAST_LEVEL, Granule
 
 TABLE_PXN, TABLE_UXN, TABLE_NO_USER, TABLE_READ_ONLY = (1 << bit for bit in (59, 60, 61, 62))
 TOO_HIGH: Final = 1 << 45
@@ -201,25 +202,34 @@ def _stage1(granule: Granule) -> dict[int, dict[int, int]]:
     return tables
 
 
-def changing(level: int) -> list[int]:
-    """The entries that a table of `layout.CHANGING` begins with; those with odd numbers are not global.
+def _changing_pages() -> list[int]:
+    """Their output address is aligned for all granules."""
+    page = leaf(GRANULE_4K, at.DATA, USER | NEVER)
+    return [
+        *[page] * 10,
+        *[leaf(GRANULE_4K, at.DATA, NEVER)] * 2,
+        *[page | READ_ONLY] * 4,
+        *[page & ~d.ACCESS_FLAG] * 4,
+        *[leaf(GRANULE_4K, at.GUEST, USER | READ_ONLY)] * len(EXECUTABLE),
+        *[0] * 8,
+    ]
 
-    Their output addresses are aligned for all granules: data at level 3, at level 2 the first half for 4 KiB.
-    """
-    if level == LAST_LEVEL:
-        kinds = [leaf(GRANULES[0], at.DATA, USER | NEVER)] * 10
-        kinds += [leaf(GRANULES[0], at.DATA, NEVER)] * 2
-        kinds += [leaf(GRANULES[0], at.DATA, USER | READ_ONLY | NEVER)] * 4
-        kinds += [leaf(GRANULES[0], at.DATA, USER | NEVER) & ~d.ACCESS_FLAG] * 4
-        kinds += [leaf(GRANULES[0], at.GUEST, USER | READ_ONLY)] * 4
-        kinds += [0] * 8
-    else:
-        kinds = []
-        for granule in GRANULES[:2]:
-            block = leaf(granule, at.GUEST, USER | NEVER, level=2)
-            kinds += [block, block, block | READ_ONLY, block | READ_ONLY, block & ~d.ACCESS_FLAG, 0, 0, 0]
-    assert len(kinds) == at.CHANGING_ENTRIES[level]
-    return [entry | NOT_GLOBAL if number & 1 and entry else entry for number, entry in enumerate(kinds)]
+
+def _changing_blocks() -> list[int]:
+    """Those of 4 KiB, tables for each granule, and blocks of the other granules, whose output address is the same."""
+    small, large = (leaf(granule, at.GUEST, USER | NEVER, level=2) for granule in (GRANULE_4K, GRANULE_16K))
+    blocks = [[block, block, block | READ_ONLY, block | READ_ONLY, block & ~d.ACCESS_FLAG] for block in (small, large)]
+    return [*blocks[0], *(d.table(granule.table(LAST_LEVEL)) for granule in GRANULES), *blocks[1], 0, 0, 0]
+
+
+@cache
+def changing(level: int) -> tuple[int, ...]:
+    """The entries that a table of `layout.CHANGING` begins with; pages and blocks with odd numbers are not global."""
+    entries = _changing_pages() if level == LAST_LEVEL else _changing_blocks()
+    assert len(entries) == at.CHANGING_ENTRIES[level]
+    return tuple(
+        entry | NOT_GLOBAL if number & 1 and d.is_leaf(entry, level) else entry for number, entry in enumerate(entries)
+    )
 
 
 def guest_memory() -> bytes:
