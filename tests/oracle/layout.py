@@ -43,15 +43,19 @@ DATA_AGAIN: Final = DATA + 0x8000
 DATA_AGAIN_END: Final = DATA + 0x1_0000
 """Stage 2 maps this to the data pages once more, so that a page of 64 KiB ends in data as it begins."""
 STAGE1: Final = GUEST + 0x4_0000
-STAGE1_END: Final = GUEST + 0x10_0000
+STAGE1_END: Final = GUEST + 0xF_0000
 """The tables that nobody can change."""
-NO_TABLE: Final = STAGE1_END
-BROKEN_TABLE: Final = STAGE1_END + 0x1_0000
+NO_TABLE: Final = GUEST + 0x10_0000
+BROKEN_TABLE: Final = GUEST + 0x11_0000
 """As `HOLE` and `BROKEN`, aligned as a table of any granule."""
-CODE_AGAIN: Final = GUEST + 0x1D_0000 + (CODE - GUEST)
+CODE_AGAIN: Final = GUEST + 0x3_0000 + (CODE - GUEST)
 """Stage 2 maps this to the code pages, and lets the guest write."""
-CHANGING: Final = {3: GUEST + 0x1F_0000, 2: GUEST + 0x1E_0000}
-"""By level: a table that the guest can write to. It is walked for addresses of its own."""
+CHANGING: Final = {3: GUEST + 0x3_0000, 2: GUEST + 0xF_0000}
+"""By level: a table that the guest can write to, which is walked for addresses of its own.
+
+These and `CODE_AGAIN` are where no page or block leads to that accesses to data go to, for any granule: what a case
+writes there by chance would stay.
+"""
 CHANGING_ENTRIES: Final = {3: 32, 2: 16}
 """How many entries are in use; the other ones are zero and stay so."""
 SCANNED: Final = (

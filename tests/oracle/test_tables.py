@@ -106,3 +106,19 @@ def test_every_kind_of_half_is_among_the_environments() -> None:
     assert levels == {(12, 0), (12, 1), (14, 0), (14, 1), (14, 2), (16, 1), (16, 2)}
     reserved = [each for each in made if each.tcr >> 14 & 3 == 3 or not each.tcr >> 30 & 3]
     assert 50 < len(reserved) < 350
+
+
+def test_ordinary_accesses_change_neither_tables_nor_code() -> None:
+    """Cases that do not put these back cannot write there, whatever the granules are and the entry is."""
+    kept = {*at.CHANGING.values(), at.CODE_AGAIN, at.CODE_AGAIN + at.PAGE}
+    rng = random.Random(3)
+    reached = set()
+    for _ in range(150):
+        env = surroundings.environment(rng)
+        cpu = _cpu(env._replace(mmu=True, sctlr=env.sctlr | 1))
+        for _ in range(300):
+            leaf = _walk(cpu, surroundings.data_address(rng, env._replace(mmu=True)))
+            if isinstance(leaf, Leaf):
+                reached.add(leaf.ipa & -at.PAGE)
+    assert len(reached) > 50
+    assert not reached & kept
