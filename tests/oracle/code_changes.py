@@ -36,7 +36,8 @@ class _Patch(Sequence):
         self._el0 = is_el0(draft)
         env = draft.env
         if env.mmu:
-            writable = env.granules[0].page(tables.CODE_WRITABLE + self._el0) + at.CODE_AGAIN % env.granules[0].size
+            granule = env.granules[0]
+            writable = granule.page(tables.CODE_WRITABLE + at.CODE_PAGES * self._el0) + at.CODE_AGAIN % granule.size
         else:
             writable = at.CODE_AGAIN
         self.writable = self.register(writable + draft.code_at - at.CODE + index * 4)

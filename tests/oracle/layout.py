@@ -2,7 +2,7 @@
 """Where everything lies in the memory of the emulated machine, and the two tables that a record is.
 
 QEMU's machine *virt* has its RAM from 1 GiB on. The first MiB of it holds QEMU's device tree. The harness runs at EL2
-with its MMU off; the guest, EL1 and EL0, sees through stage 2 only the 2 MiB from `GUEST` on (`tables`).
+with its MMU off; the guest, EL1 and EL0, sees through stage 2 only the 2 MiB from `GUEST` on (`stage2`).
 """
 
 from __future__ import annotations

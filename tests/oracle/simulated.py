@@ -89,6 +89,10 @@ class Simulated:
             cpu.invalidate_tlb()
         return result
 
+    def memory(self) -> bytes:
+        """All of the guest's memory as it is now."""
+        return bytes(self._bus.memory)
+
     def _put_back(self) -> None:
         memory, offset = self._bus.memory, 0
         for start, size in at.SCANNED:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kinds of cases: one for every encoding class, sequences, loops, fetches. Each gets the same share of a run.
+"""The kinds of cases: one for every encoding class, sequences, loops, fetches, changes of tables and of code.
 
-A case is made from the seed and its index alone.
+Each gets the same share of a run. A case is made from the seed and its index alone.
 """
 
 from __future__ import annotations

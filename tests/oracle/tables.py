@@ -34,7 +34,7 @@ CODE_VIEWS: Final = (3, 4, 5, 6)
 TABLE_VIEW: Final = {3: 0x68, 2: 0x6A}
 """Pages with the table of `layout.CHANGING`, for EL1; the next one is for EL0 also."""
 CODE_WRITABLE: Final = 0x6C
-"""The page with `layout.CODE_AGAIN`, for EL1; the next one is for EL0 also."""
+"""The pages with `layout.CODE_AGAIN`, for EL1; after those come as many that are for EL0 also."""
 LEVEL_ENTRIES: Final = {0: 4, 1: 14, 2: 14}
 """By level: how many entries are worth a visit."""
 EXECUTABLE: Final = range(20, 24)
@@ -104,9 +104,11 @@ def _level3(granule: Granule) -> dict[int, int]:
         DATA_VIEW + 18: page(at.BROKEN, USER),
         DATA_VIEW + 19: page(at.HOLE, USER | READ_ONLY),
     }
-    writable = {CODE_WRITABLE: at.CODE_AGAIN, **{TABLE_VIEW[level]: at.CHANGING[level] for level in TABLE_VIEW}}
-    for number, address in writable.items():
-        pages |= {number: page(address, NEVER), number + 1: page(address, USER | NEVER)}
+    for level, number in TABLE_VIEW.items():
+        pages |= {number + user: page(at.CHANGING[level], NEVER | USER * user) for user in (0, 1)}
+    for number in range(at.CODE_PAGES):
+        code = at.CODE_AGAIN + number * at.PAGE
+        pages |= {CODE_WRITABLE + number + at.CODE_PAGES * user: page(code, NEVER | USER * user) for user in (0, 1)}
     first = granule.entry(at.GUEST, 3)
     output = at.DATA & -granule.contiguous_size()
     contiguous = _contiguous(granule, 3, first + contiguous_page(granule), output)

@@ -118,6 +118,16 @@ def test_everything_is_put_back(stratum: str) -> None:
     assert not any(result.trouble for result in results)
 
 
+@pytest.mark.parametrize("stratum", NEW)
+def test_no_memory_stays_changed(stratum: str) -> None:
+    """Wherever a case writes: all that the next one can see is as it was."""
+    processor = Simulated(strata.NEOVERSE.features)
+    before = processor.memory()
+    for case in _cases(stratum, 60):
+        processor.run(case)
+        assert processor.memory() == before, case.index
+
+
 def test_code_is_changed_for_good_reason() -> None:
     """Without the store most of these cases end otherwise: the new instruction is what is executed."""
     processor = Simulated(strata.NEOVERSE.features)
