@@ -174,7 +174,8 @@ def _elsewhere(rng: random.Random, granule: Granule, address: int) -> int:
 
 def _by_entry(rng: random.Random, granule: Granule, address: int) -> int:
     """The address that is the same in the tables or blocks below another entry."""
-    level = rng.choice((2, 2, 1, 1, 0))
+    # Not at a level that the granule does not have: the PC would have a tag, and ELR_EL1 does not
+    level = max(rng.choice((2, 2, 1, 1, 0)), granule.first_level(min(granule.sizes)))
     return address + (rng.randrange(tables.LEVEL_ENTRIES[level]) << granule.shift(level))
 
 

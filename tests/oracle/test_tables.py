@@ -122,3 +122,13 @@ def test_ordinary_accesses_change_neither_tables_nor_code() -> None:
                 reached.add(leaf.ipa & -at.PAGE)
     assert len(reached) > 50
     assert not reached & kept
+
+
+def test_the_pc_has_no_tag() -> None:
+    """What ended a case is told by the distance of ELR_EL1, which has none, from the PC."""
+    rng = random.Random(4)
+    for _ in range(300):
+        env = surroundings.environment(rng)
+        for _ in range(20):
+            pc, _code = surroundings.place(rng, env, seldom=1)
+            assert pc >> 56 in {0, 0xFF}
