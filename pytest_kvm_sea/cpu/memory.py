@@ -267,8 +267,10 @@ class Memory(Mmu):
         """
         if access is Access.WRITE:
             iss |= esr.WNR
+        # Maintenance of caches is no access that PAN restricts (Arm ARM, D8.4.3)
+        pan = self.pan and el == 1 and not iss & esr.CM
         try:
-            ipa = self.stage1(va, access, el=el, pan=self.pan and el == 1)
+            ipa = self.stage1(va, access, el=el, pan=pan)
         except Stage1Fault as fault:
             raise GuestException(self._abort_el1(access) | iss & (esr.WNR | esr.CM) | fault.fsc, va) from None
         except WalkAborted as aborted:

@@ -246,6 +246,21 @@ def test_uao_does_not_lift_pan() -> None:
     assert machine["esr_el1"] & 0x3F == 0x0F
 
 
+@pytest.mark.parametrize("operation", ["dc cvau", "dc civac", "dc ivac", "ic ivau", "dc zva"])
+def test_pan_does_not_restrict_cache_maintenance_but_dc_zva(operation: str) -> None:
+    """Which is a store (Arm ARM, D8.4.3: what PSTATE.PAN has no effect on)."""
+    machine = Machine(lambda a: a.system(operation, X0))
+    machine.enable_mmu()
+    machine.map(VA, DATA, USER)
+    machine.cpu.pstate = 0x5 | PAN
+    machine.cpu.x[0] = VA
+    if operation == "dc zva":
+        assert machine.vector() == 0x200
+        assert machine["esr_el1"] == DABT_EL1 | WNR | 0x0F
+    else:
+        machine.finish()
+
+
 def test_uao_is_read_and_written_at_el1() -> None:
     def build(asm: Assembler) -> None:
         asm.msr_imm("uao", 1)

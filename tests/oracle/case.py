@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from tests.oracle import layout as at
 
 _INPUT: Final = struct.Struct(f"<{at.CODE_WORDS}Q{at.WORDS}I{at.RECORD_IN - at.SYSTEM_IN}Q")
-_SPARE: Final = (0,) * (at.RECORD_IN - at.SYSTEM_IN - len(at.SYSTEM))
+_SPARE: Final = (0,) * (at.RECORD_IN - at.FORGET - 1)
 
 
 @dataclass(slots=True)
@@ -32,6 +32,10 @@ class Case:
     index: int = -1
     compiled: bool = False
     """Loops are executed as compiled regions from their second round on."""
+    forget: bool = False
+    """It changes translation tables: both processors forget their TLB afterwards."""
+    whole: bool = False
+    """Its instructions are a sequence of the architecture's that is not to be taken apart."""
 
     def padded(self) -> list[int]:
         """The instructions, followed by `layout.STOP`."""
@@ -48,6 +52,7 @@ class Case:
             self.code_at,
             *self.padded(),
             *(self.system[name] for name in at.SYSTEM),
+            self.forget,
             *_SPARE,
         )
 
@@ -70,7 +75,7 @@ class Result(NamedTuple):
     system: tuple[int, ...]
     """In the order of `layout.SYSTEM`."""
     changes: tuple[tuple[int, int], ...]
-    """(address, value) of the doublewords of the data pages that have changed."""
+    """(address, value) of the doublewords of `layout.SCANNED` that have changed."""
     trouble: str = ""
     """What went wrong with the processor itself: it did not stop, or Python raised something."""
 

@@ -138,6 +138,16 @@ class Difference:
     def agree(self) -> bool:
         return self.qemu == self.simulated
 
+    def with_qemu(self, qemu: Result) -> Difference:
+        """With another result of QEMU's."""
+        return Difference(self.case, qemu, self.simulated, self._simulate)
+
+    def again(self, *, forget: bool) -> Difference:
+        """Simulated once more. ``forget``: with nothing in the TLB afterwards."""
+        case = copy(self.case)
+        case.forget = forget or case.forget
+        return Difference(case, self.qemu, self._simulate(case), self._simulate)
+
     def instead(self, number: int, word: int) -> Difference:
         """QEMU's result as it is, and the simulated one with another instruction in the place of this one."""
         case = copy(self.case)

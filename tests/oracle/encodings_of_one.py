@@ -28,6 +28,7 @@ ONLY_IN_QEMU: Final = (
     ("registers of the Neoverse N1 alone", system_pattern("11", "xxx", "1x11", "xxxx", "xxx")),
     ("FEAT_FlagM, FEAT_FlagM2: CFINV, XAFLAG, AXFLAG", "11010101 00 0 00 000 0100 xxxx 0xx 11111"),
     ("FEAT_PAN2: AT S1E1RP, S1E1WP", system_pattern("01", "000", "0111", "1001", "00x")),
+    ("FEAT_MTE, which max of QEMU 10 has: MSR TCO", "11010101 00 0 00 011 0100 xxxx 100 11111"),
     ("FEAT_DPB: DC CVAP", system_pattern("01", "011", "0111", "1100", "001")),
     # Of these the Arm ARM has none (C4.1.96); QEMU 7.2 leaves a bit out of account, 10.0 does not
     ("unallocated: FMAXNMV, FMINNMV of half precision with bit 22", "0x0 01110 x1 11000 01100 10 xxxxx xxxxx"),

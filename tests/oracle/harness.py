@@ -170,12 +170,19 @@ def _save(asm: Assembler) -> None:
 
 
 def _compare_data(asm: Assembler) -> None:
-    """List what has changed in the data pages, and put it back."""
-    asm.mov(X1, at.DATA)
+    """List what has changed in `layout.SCANNED`, and put it back."""
     asm.mov(X2, at.PRISTINE)
-    asm.mov(X3, at.DATA_END)
     asm.add(X4, SP, at.CHANGE_LIST * 8)
     asm.mov(X5, XZR)
+    for start, size in at.SCANNED:
+        _compare(asm, start, size)
+    asm.str(X5, _field(SP, at.CHANGES))
+
+
+def _compare(asm: Assembler, start: int, size: int) -> None:
+    """One part: X2 is where it is found as it should be, X4 where the list goes on, X5 how long that is."""
+    asm.mov(X1, start)
+    asm.mov(X3, start + size)
     scan, differs, on = Label("scan"), Label("differs"), Label("on")
     asm.label(scan)
     asm.ldp(X6, X7, Post(X1, 16))
@@ -187,7 +194,6 @@ def _compare_data(asm: Assembler) -> None:
     asm.label(on)
     asm.cmp(X1, X3)
     asm.b_cond(Cond.NE, scan)
-    asm.str(X5, _field(SP, at.CHANGES))
     asm.b(done := Label("done"))
     asm.label(differs)
     for now, before, offset in ((X6, X8, -16), (X7, X9, -8)):
@@ -205,7 +211,7 @@ def _compare_data(asm: Assembler) -> None:
 
 
 def _advance(asm: Assembler, next_case: Label) -> None:
-    """Code back to what it was, and on to the next record. An exception of EL2 itself (a broken harness) ends it."""
+    """Code and TLB as they were, and on to the next record. An exception of EL2 itself (a broken harness) ends it."""
     asm.mov(X10, at.STATE)
     asm.ldp(X11, X12, Offset(X10, 0))
     asm.ldr(X13, Offset(X10, 16))
@@ -213,6 +219,12 @@ def _advance(asm: Assembler, next_case: Label) -> None:
     asm.mov(W[1], at.STOP)
     for offset in range(0, at.WORDS * 4, 4):
         asm.str(W[1], Offset(X14, offset))
+    asm.ldr(X1, _field(X11, at.FORGET))
+    asm.cbz(X1, remember := Label("remember"))
+    asm.dsb()
+    asm._emit("SYS", **_TLBI_VMALLS12E1)
+    asm.dsb()
+    asm.label(remember)
     asm.ldr(X0, _field(X12, at.ENTRY))
     asm.add(X11, X11, at.RECORD_IN * 8)
     asm.add(X12, X12, at.RECORD_OUT * 8)

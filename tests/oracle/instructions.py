@@ -39,6 +39,8 @@ class Draft:
     system: dict[str, int]
     words: list[int] = field(default_factory=list)
     compiled: bool = False
+    forget: bool = False
+    whole: bool = False
     pinned: set[int] = field(default_factory=set)
     """Registers whose value an instruction counts on."""
     index: int = 0

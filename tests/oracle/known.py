@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tests.oracle import rules_encoding, rules_memory, rules_system
+from tests.oracle import rules_encoding, rules_memory, rules_system, rules_translation
 from tests.oracle.difference import Difference
 
 
@@ -106,6 +106,16 @@ KNOWN: Final = (
         "access to two pages that both fail",
         "QEMU translates the second before it accesses the first, which has no RAM; the model goes page by page",
         rules_memory.two_pages,
+    ),
+    Known(
+        "block at a level that has none",
+        "is a translation fault (Arm ARM, D8.3); QEMU 7.2 does not mind, and max has FEAT_LPA: level 1 for 64 KiB",
+        rules_translation.reserved_block,
+    ),
+    Known(
+        "level of a stage-2 fault in a walk",
+        "is that of stage 2 (Arm ARM, D24.2.40, S1PTW); QEMU 7.2 has that of stage 1",
+        rules_translation.walk_level,
     ),
     Known(
         "half of a store",

@@ -16,7 +16,7 @@ from typing import Final
 from pytest_kvm_sea.arm64 import esr
 from pytest_kvm_sea.emulated import native
 from pytest_kvm_sea.emulated.cache import Cache, Log, default_directory
-from tests.oracle import harness, tables
+from tests.oracle import harness, stage2, tables
 from tests.oracle import layout as at
 from tests.oracle.case import Case, Result, broken
 
@@ -41,11 +41,10 @@ def command(log_to_stderr: Log) -> list[str]:
 def _image() -> tuple[tuple[int, bytes], ...]:
     """What every batch has in memory: address and contents."""
     guest = tables.guest_memory()
-    data = guest[at.DATA - at.GUEST : at.DATA_END - at.GUEST]
     return (
         (at.HARNESS, harness.build()),
-        (at.STAGE2, tables.stage2_tables()),
-        (at.PRISTINE, data),
+        (at.STAGE2, stage2.image()),
+        (at.PRISTINE, tables.pristine(guest)),
         (at.GUEST, guest),
     )
 

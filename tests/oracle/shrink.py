@@ -62,16 +62,8 @@ def _changed(case: Case, changes: list[Change]) -> Case:
 
 def _changes(case: Case) -> Iterator[Change]:
     """What would make it smaller, the greatest first."""
-    for number, word in enumerate(case.words):
-        if word != _NOP:
-            yield lambda c, n=number: c.words.__setitem__(n, _NOP)  # type: ignore[misc]
-    if len(case.words) > 1 and case.words[-1] == _NOP:
-        yield lambda c: c.words.__delitem__(-1)
-    for number, value in enumerate(case.x):
-        if value:
-            yield lambda c, n=number: c.x.__setitem__(n, 0)  # type: ignore[misc]
-            if value >> 32:
-                yield lambda c, n=number, v=value: c.x.__setitem__(n, v & 0xFFFF_FFFF)  # type: ignore[misc]
+    if not case.whole:
+        yield from _smaller_code(case)
     for bits in _PSTATE_BITS:
         if case.pstate & bits:
             yield lambda c, b=bits: setattr(c, "pstate", c.pstate & ~b)  # type: ignore[misc]
@@ -83,3 +75,17 @@ def _changes(case: Case) -> Iterator[Change]:
             yield lambda c, n=name: c.system.update({n: 0})  # type: ignore[misc]
     if case.compiled:
         yield lambda c: setattr(c, "compiled", False)
+
+
+def _smaller_code(case: Case) -> Iterator[Change]:
+    """Fewer instructions, and registers without a value."""
+    for number, word in enumerate(case.words):
+        if word != _NOP:
+            yield lambda c, n=number: c.words.__setitem__(n, _NOP)  # type: ignore[misc]
+    if len(case.words) > 1 and case.words[-1] == _NOP:
+        yield lambda c: c.words.__delitem__(-1)
+    for number, value in enumerate(case.x):
+        if value:
+            yield lambda c, n=number: c.x.__setitem__(n, 0)  # type: ignore[misc]
+            if value >> 32:
+                yield lambda c, n=number, v=value: c.x.__setitem__(n, v & 0xFFFF_FFFF)  # type: ignore[misc]

@@ -14,39 +14,43 @@ from pytest_kvm_sea.cpu.cpu import Cpu
 from pytest_kvm_sea.cpu.features import Features
 from pytest_kvm_sea.cpu.traps import Trap
 from tests.oracle import layout as at
-from tests.oracle import tables
+from tests.oracle import stage2, tables
 from tests.oracle.case import Case, Result, broken
 
 LIMIT: Final = 1000
 """Instructions after which a case is said not to stop."""
 _CODE: Final = struct.Struct(f"<{at.WORDS}I")
 _STOPS: Final = struct.pack("<I", at.STOP) * at.WORDS
+_ADDRESSES: Final = tuple(address for start, size in at.SCANNED for address in range(start, start + size, 8))
+_DOUBLEWORDS: Final = struct.Struct(f"<{len(_ADDRESSES)}Q")
 _ABORTS: Final = {esr.EC.IABT_LOWER, esr.EC.DABT_LOWER}
-_TRANSLATION: Final = tuple((sysreg(name), name) for name in at.TRANSLATION)
 _USUAL_HOT: Final = engine.HOT
 
 
 class GuestBus:
-    """Stage 2 as `tables` has it."""
+    """Stage 2 as `stage2` has it."""
 
     def __init__(self) -> None:
         self.memory = bytearray(tables.guest_memory())
         view = memoryview(self.memory)
         self.pages = {
-            page: Page(
-                view[page - at.GUEST : page - at.GUEST + at.PAGE],
-                stable=page != at.BROKEN,
-                writable=tables.may_write(page),
+            ipa: Page(
+                # Where nothing answers nobody looks
+                view[:0] if page.target == at.NOTHING_THERE else view[page.target - at.GUEST :][: at.PAGE],
+                stable=page.target != at.NOTHING_THERE,
+                writable=page.writable,
             )
-            for page in tables.STAGE2_PAGES
+            for ipa, page in stage2.PAGES.items()
         }
 
     def page(self, ipa: int, access: Access) -> Page:
         base = ipa & -at.PAGE
         page = self.pages.get(base)
         if page is None:
-            raise Stage2Fault(esr.FSC_TRANSLATION + tables.stage2_level(ipa))
-        if (access is Access.WRITE and not page.writable) or (access is Access.FETCH and not tables.may_fetch(base)):
+            raise Stage2Fault(esr.FSC_TRANSLATION + stage2.level(ipa))
+        if (access is Access.WRITE and not page.writable) or (
+            access is Access.FETCH and not stage2.PAGES[base].executable
+        ):
             raise Stage2Fault(esr.FSC_PERMISSION + 3)
         return page
 
@@ -64,8 +68,7 @@ class Simulated:
         self._cpu.hcr_tea = False
         # No record sets them; what they are after reset the architecture leaves open, and QEMU has zero
         self._cpu.sysregs.update(dict.fromkeys(map(sysreg, ("afsr0_el1", "afsr1_el1", "csselr_el1")), 0))
-        self._data = memoryview(self._bus.memory)[at.DATA - at.GUEST : at.DATA_END - at.GUEST]
-        self._pristine = bytes(self._data)
+        self._pristine = tables.pristine(self._bus.memory)
 
     def run(self, case: Case) -> Result:
         """The result of a case; an exception of Python is one, too."""
@@ -81,15 +84,26 @@ class Simulated:
         else:
             result = broken("it does not stop") if trap is None else self._result(trap)
         memory[code : code + len(_STOPS)] = _STOPS
-        if self._data != self._pristine:
-            self._data[:] = self._pristine
+        self._put_back()
+        if case.forget:
+            cpu.invalidate_tlb()
         return result
+
+    def memory(self) -> bytes:
+        """All of the guest's memory as it is now."""
+        return bytes(self._bus.memory)
+
+    def _put_back(self) -> None:
+        memory, offset = self._bus.memory, 0
+        for start, size in at.SCANNED:
+            memory[start - at.GUEST : start - at.GUEST + size] = self._pristine[offset : offset + size]
+            offset += size
 
     def _set(self, case: Case) -> None:
         cpu = self._cpu
         cpu.monitor = None
-        # The case before may have written them
-        if any(cpu.sysregs[number] != case.system[name] for number, name in _TRANSLATION):
+        # As the harness does it: by what the registers have now, which the case before may have changed
+        if any(cpu.sysregs[sysreg(name)] != case.system[name] for name in at.TRANSLATION):
             cpu.invalidate_tlb()
         for number, name in zip(at.SYSTEM_REGISTERS, at.SYSTEM, strict=True):
             cpu.sysregs[number] = case.system[name]
@@ -111,13 +125,12 @@ class Simulated:
             trap.far if aborted else 0,
             0 if trap.ipa is None else trap.ipa >> 8 & ~0xF,
             tuple(cpu.sysregs[number] for number in at.SYSTEM_REGISTERS),
-            self._changes() if self._data != self._pristine else (),
+            self._changes(),
         )
 
     def _changes(self) -> tuple[tuple[int, int], ...]:
-        now, before = self._data.cast("Q"), memoryview(self._pristine).cast("Q")
-        return tuple(
-            (at.DATA + index * 8, value)
-            for index, (value, old) in enumerate(zip(now, before, strict=True))
-            if value != old
-        )
+        now = tables.pristine(self._bus.memory)
+        if now == self._pristine:
+            return ()
+        pairs = zip(_ADDRESSES, _DOUBLEWORDS.unpack(now), _DOUBLEWORDS.unpack(self._pristine), strict=True)
+        return tuple((address, value) for address, value, old in pairs if value != old)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kinds of cases: one for every encoding class, sequences, loops, fetches. Each gets the same share of a run.
+"""The kinds of cases: one for every encoding class, sequences, loops, fetches, changes of tables and of code.
 
-A case is made from the seed and its index alone.
+Each gets the same share of a run. A case is made from the seed and its index alone.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pytest_kvm_sea.arm64.encodings import ENCODINGS
@@ -15,10 +16,13 @@ from pytest_kvm_sea.cpu.features import Features
 from tests.oracle import layout as at
 from tests.oracle import surroundings
 from tests.oracle.case import Case
+from tests.oracle.code_changes import CODE_MAKERS
 from tests.oracle.instructions import MEMORY, Draft, instruction, unpredictable
 from tests.oracle.simd import SIMD_STRATA
 from tests.oracle.surroundings import Environment
 from tests.oracle.system_instructions import SYSTEM_MAKERS
+from tests.oracle.table_changes import TABLE_MAKERS
+from tests.oracle.translations import TRANSLATION_MAKERS
 
 Make = Callable[[Draft], None]
 
@@ -123,7 +127,7 @@ def _strata() -> dict[str, Make]:
     table: dict[str, Make] = {name: SYSTEM_MAKERS.get(name) or _one(name) for name in names}
     table |= {f"sequence {number}": _sequence for number in range(6)}
     table |= {f"loop {number}": _loop for number in range(4)}
-    return table | {"exclusives": _exclusives, "fetch": _fetch}
+    return table | {"exclusives": _exclusives, "fetch": _fetch} | TABLE_MAKERS | TRANSLATION_MAKERS | CODE_MAKERS
 
 
 STRATA: Final = _strata()
@@ -159,7 +163,7 @@ KINDS: Final = {
 def make(kind: str, seed: int, index: int) -> Case:
     """The case of this index. Of the strata, `words` alone has what is CONSTRAINED UNPREDICTABLE."""
     processor, strata = KINDS[kind]
-    env = surroundings.environment(random.Random(f"{seed}/{kind}/{index // RUN}"))
+    env = _environment(f"{seed}/{kind}/{index // RUN}")
     names = tuple(strata)
     stratum = names[index % len(names)]
     rng = random.Random(f"{seed}/{kind}/case {index}")
@@ -169,6 +173,12 @@ def make(kind: str, seed: int, index: int) -> Case:
         strata[stratum](draft)
         if kind == WORDS or not any(map(unpredictable, draft.words)):
             return _finish(draft, stratum.partition(" ")[0], index)
+
+
+@lru_cache(maxsize=1)
+def _environment(name: str) -> Environment:
+    """The one that these cases have in common."""
+    return surroundings.environment(random.Random(name))
 
 
 def _draft(rng: random.Random, env: Environment, processor: Processor) -> Draft:
@@ -200,4 +210,6 @@ def _finish(draft: Draft, stratum: str, index: int) -> Case:
         draft.system,
         index,
         draft.compiled,
+        draft.forget,
+        draft.whole,
     )

@@ -10,6 +10,7 @@ from pytest_kvm_sea.arm64.descriptors import MAIR_EL1
 from pytest_kvm_sea.cpu import pstate, state
 from tests.oracle import layout as at
 from tests.oracle import tables
+from tests.oracle.granules import GRANULE_4K, GRANULES, LAST_LEVEL, Granule
 
 M64: Final = (1 << 64) - 1
 _UPPER_HALF: Final = 0xFFFF << 48
@@ -30,14 +31,15 @@ _SCTLR_BITS: Final = (
 """Set in every other environment."""
 _SCTLR_SELDOM: Final = (state.SCTLR_A, state.SCTLR_WXN)
 """Set in one environment of six: they make many cases fault."""
-_TCR_GRANULES: Final = 2 << 30
-_TCR_IPS_40: Final = 2 << 32
-_TBI0, _TBI1, _EPD1 = (1 << bit for bit in (37, 38, 23))
+_TCR_IPS: Final = (0, 1, 2, 2, 3, 4, 5)
+"""32 to 48 bits; only with the last `tables.TOO_HIGH` is an address."""
+_EPD1, _A1, _AS, _TBI0, _TBI1 = (1 << bit for bit in (23, 22, 36, 37, 38))
+_TCR_BITS: Final = ((_TBI0, 2), (_TBI1, 2), (_EPD1, 8), (_A1, 2), (_AS, 2))
+"""With how seldom they are set: in one of so many environments."""
 _INTERESTING: Final = (0, 1, 2, 0x7F, 0x80, 0xFFFF, (1 << 31) - 1, 1 << 31, M64 >> 32, 1 << 63, M64 >> 1, M64)
 _CODE_ROOM: Final = at.CODE_PAGES * at.PAGE // 4 - at.WORDS
-_CODE_ALIASES: Final = (3, 4, 5, 6)
-"""Pages of the level-3 table that have the first code page with other permissions."""
-_CODE_BY_LEVEL2: Final = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+_NO_CODE: Final = (7, 0x21, 0x22, 0x23)
+"""Pages that cannot be fetched from, but for data that is executable."""
 
 
 class Environment(NamedTuple):
@@ -46,7 +48,10 @@ class Environment(NamedTuple):
     mmu: bool
     sctlr: int
     tcr: int
-    ttbr: int
+    ttbr: tuple[int, int]
+    granules: tuple[Granule, Granule]
+    sizes: tuple[int, int]
+    """T0SZ, T1SZ."""
 
 
 def environment(rng: random.Random) -> Environment:
@@ -56,12 +61,21 @@ def environment(rng: random.Random) -> Environment:
         sctlr |= bit * rng.randrange(2)
     for bit in _SCTLR_SELDOM:
         sctlr |= bit * (rng.randrange(6) == 0)
-    # 48 bits with tables from level 0, 39 and 36 bits from level 1
-    size, ttbr = rng.choice(((16, tables.TTBR), (16, tables.TTBR), (25, tables.LEVEL1), (28, tables.LEVEL1)))
-    tcr = size | size << 16 | _TCR_GRANULES | _TCR_IPS_40
-    for bit, one_in in ((_TBI0, 2), (_TBI1, 2), (_EPD1, 8)):
+    halves = [rng.choice((GRANULE_4K, *GRANULES)) for _ in range(2)]
+    sizes = [rng.choice(granule.sizes) for granule in halves]
+    roots = [
+        granule.root(granule.first_level(size), read_only=rng.randrange(8) == 0)
+        for granule, size in zip(halves, sizes, strict=True)
+    ]
+    if rng.randrange(10) == 0:
+        # The vectors are in the other half
+        roots[1] = rng.choice((at.NO_TABLE, at.BROKEN_TABLE, tables.TOO_HIGH | roots[1]))
+    tcr = sizes[0] | sizes[1] << 16 | rng.choice(halves[0].tg0) << 14 | rng.choice(halves[1].tg1) << 30
+    tcr |= rng.choice(_TCR_IPS) << 32
+    for bit, one_in in _TCR_BITS:
         tcr |= bit * (rng.randrange(one_in) == 0)
-    return Environment(mmu, sctlr, tcr, ttbr)
+    ttbr = (roots[0] | rng.getrandbits(8) << 48, roots[1] | rng.getrandbits(8) << 48)
+    return Environment(mmu, sctlr, tcr, ttbr, (halves[0], halves[1]), (sizes[0], sizes[1]))
 
 
 def system(env: Environment, rng: random.Random) -> dict[str, int]:
@@ -69,8 +83,8 @@ def system(env: Environment, rng: random.Random) -> dict[str, int]:
     return {
         "sctlr_el1": env.sctlr,
         "tcr_el1": env.tcr,
-        "ttbr0_el1": env.ttbr,
-        "ttbr1_el1": env.ttbr,
+        "ttbr0_el1": env.ttbr[0],
+        "ttbr1_el1": env.ttbr[1],
         "mair_el1": MAIR_EL1,
         "vbar_el1": at.VECTORS,
         # FPEN 0 or 2: the model has no floating point, so that nothing can be compared where it is not trapped
@@ -112,44 +126,62 @@ def data_address(rng: random.Random, env: Environment) -> int:
     kind = rng.randrange(16)
     if not env.mmu:
         page = at.DATA + at.PAGE * (rng.randrange(at.DATA_PAGES) if kind < 10 else rng.randrange(-1, 8))
-    elif kind < 8:
-        page = at.GUEST + (tables.DATA_VIEW + rng.choice((1, 2, 2, 2, 3, 6, 12))) * at.PAGE
+        return page + _offset(rng, at.PAGE) & M64
+    half = kind == 14
+    granule = env.granules[half]
+    offset = _offset(rng, granule.size)
+    if kind < 8:
+        address = granule.page(tables.DATA_VIEW + rng.choice(tables.GOOD_VIEWS)) + offset
+    elif kind == 13 and rng.randrange(2):
+        address = contiguous(rng, granule)
     else:
-        page = at.GUEST + (tables.DATA_VIEW + rng.randrange(tables.DATA_VIEWS)) * at.PAGE
-    place = rng.randrange(4)
-    if place == 0:
-        offset = rng.randrange(-20, 20)
-    elif place == 1:
-        offset = rng.randrange(at.PAGE)
-    else:
-        offset = rng.randrange(0, at.PAGE, 16)
-    address = page + offset
-    if kind == 15:
-        address = _elsewhere(rng, address)
-    elif kind == 14:
+        address = granule.page(tables.DATA_VIEW + rng.randrange(tables.DATA_VIEWS)) + offset
+    if half:
         address = upper(env, address)
+    elif kind == 15:
+        address = _elsewhere(rng, granule, address)
     return address & M64
 
 
-def _elsewhere(rng: random.Random, address: int) -> int:
+def _offset(rng: random.Random, size: int) -> int:
+    place = rng.randrange(4)
+    if place == 0:
+        return rng.randrange(-20, 20)
+    return rng.randrange(size) if place == 1 else rng.randrange(0, size, 16)
+
+
+def contiguous(rng: random.Random, granule: Granule) -> int:
+    """Data by way of entries with the contiguous bit, at any level."""
+    level = rng.randrange(LAST_LEVEL + 1 - len(granule.contiguous), LAST_LEVEL + 1)
+    data = rng.randrange(at.DATA, at.DATA_END)
+    if level < LAST_LEVEL:
+        return data + (granule.contiguous[LAST_LEVEL - level] << granule.shift(level))
+    # The group begins with the page of data for 4 KiB, else with that of all there is
+    return data + granule.page(tables.contiguous_page(granule)) - max(at.GUEST, at.DATA & -granule.contiguous_size())
+
+
+def _elsewhere(rng: random.Random, granule: Granule, address: int) -> int:
     kind = rng.randrange(5)
     if kind == 0:
         return address | rng.getrandbits(8) << 56
     if kind == 1:
         return address ^ 1 << rng.randrange(64)
     if kind == 2:
-        return address + rng.randrange(1, tables.LEVEL2_ENTRIES + 1) * at.GUEST_SIZE
-    if kind == 3:
-        # In the mappings of a level-2 table, and at level 1
-        pages = (at.DATA - at.GUEST, at.CODE - at.GUEST, at.STAGE1 - at.GUEST)
-        return at.GUEST * rng.randrange(1, 4) + rng.choice(pages) + rng.randrange(at.PAGE)
-    return operand(rng)
+        return operand(rng)
+    start = rng.choice((address, address, at.DATA, at.CODE, granule.base))
+    return _by_entry(rng, granule, start + rng.randrange(at.PAGE))
+
+
+def _by_entry(rng: random.Random, granule: Granule, address: int) -> int:
+    """The address that is the same in the tables or blocks below another entry."""
+    # Not at a level that the granule does not have: the PC would have a tag, and ELR_EL1 does not
+    level = max(rng.choice((2, 2, 1, 1, 0)), granule.first_level(min(granule.sizes)))
+    return address + (rng.randrange(tables.LEVEL_ENTRIES[level]) << granule.shift(level))
 
 
 def upper(env: Environment, address: int) -> int:
     """The same page in the half of TTBR1_EL1."""
-    bits = 64 - (env.tcr & 0x3F)
-    return address | M64 & ~((1 << bits) - 1)
+    return address | M64 & -(1 << 64 - env.sizes[1])
 
 
 def place(rng: random.Random, env: Environment, *, seldom: int = 40) -> tuple[int, int]:
@@ -157,6 +189,7 @@ def place(rng: random.Random, env: Environment, *, seldom: int = 40) -> tuple[in
     offset = 4 * rng.randrange(_CODE_ROOM)
     if rng.randrange(seldom):
         return at.CODE + offset, at.CODE + offset
+    granule = env.granules[0]
     kind = rng.randrange(5)
     if kind == 0:
         # The last instructions before a page with other permissions
@@ -168,5 +201,6 @@ def place(rng: random.Random, env: Environment, *, seldom: int = 40) -> tuple[in
         return upper(env, at.CODE + offset), at.CODE + offset
     if kind == 3:
         offset %= at.PAGE - 4 * at.WORDS
-        return at.GUEST + rng.choice((*_CODE_ALIASES, 7, 0x21, 0x22, 0x23)) * at.PAGE + offset, at.CODE + offset
-    return at.CODE + offset + rng.choice(_CODE_BY_LEVEL2) * at.GUEST_SIZE, at.CODE + offset
+        page = granule.page(rng.choice((*tables.CODE_VIEWS, *_NO_CODE)))
+        return page + at.CODE % granule.size + offset, at.CODE + offset
+    return _by_entry(rng, granule, at.CODE + offset), at.CODE + offset

@@ -18,7 +18,7 @@ from pytest_kvm_sea.emulated.errors import EmulationError
 from pytest_kvm_sea.emulated.native import QEMU
 from tests.oracle import __main__ as program
 from tests.oracle import layout as at
-from tests.oracle import qemu, report, strata, tables
+from tests.oracle import qemu, report, stage2, strata
 from tests.oracle.compare import Pair
 from tests.oracle.encodings_of_one import ONLY_IN_QEMU, ONLY_IN_THE_MODEL, only_in_qemu, only_in_the_model
 from tests.oracle.known import KNOWN
@@ -99,7 +99,7 @@ def test_loops_are_executed_as_regions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stage2_levels() -> None:
-    levels = [tables.stage2_level(ipa) for ipa in (1 << 47, 3 << 30, at.GUEST + at.GUEST_SIZE, at.HOLE)]
+    levels = [stage2.level(ipa) for ipa in (1 << 47, 3 << 30, at.GUEST + at.GUEST_SIZE, at.HOLE)]
     assert levels == [0, 1, 2, 3]
 
 
