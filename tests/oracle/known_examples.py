@@ -15,6 +15,8 @@ from tests.oracle import layout as at
 from tests.oracle.case import Case, Result
 from tests.oracle.compare import Pair
 from tests.oracle.difference import ESR, FAR, NOP, PAR, SPSR, UDF, with_register, with_system
+from tests.oracle.granules import GRANULE_64K
+from tests.oracle.rules_translation import blocks_everywhere
 from tests.oracle.strata import NEOVERSE
 from tests.oracle.surroundings import M64
 
@@ -70,6 +72,7 @@ _CFINV: Final = 0xD500_401F
 _FMAXNMV: Final = 0x0E70_C800
 _DC_CVAC, _DC_CVAP, _AT = _system("3 7 10 1"), _system("3 7 12 1"), _system("0 7 8 0")
 _AT_WITH_PAN: Final = _system("0 7 9 0")
+_UPPER: Final = 0xFFFF << 48
 
 
 def _as_stage2_abort(case: Case, simulated: Result, exception_class: int, far: int) -> Result:
@@ -149,6 +152,37 @@ def _flags(case: Case, flags: int) -> tuple[Case, Result]:
     return case, with_system(result, SPSR, result.system[SPSR] | flags)
 
 
+_BLOCK: Final = at.GUEST + (1 << 42)
+"""A block at level 1 with 64 KiB, where there are none."""
+
+
+def _translated(word: int, address: int) -> Case:
+    """With 64 KiB, and no table of the upper half that stage 2 has."""
+    case = case_of(word, address=address)
+    tcr = 16 | 16 << 16 | GRANULE_64K.tg0[0] << 14 | GRANULE_64K.tg1[0] << 30 | 5 << 32
+    system = {"tcr_el1": tcr, "ttbr0_el1": GRANULE_64K.root(1), "ttbr1_el1": 1 << 41}
+    case.system = {**case.system, **system, "sctlr_el1": SCTLR | state.SCTLR_M}
+    return case
+
+
+def _reserved_block() -> tuple[Case, Result]:
+    case = _translated(_LDR, _BLOCK)
+    with blocks_everywhere():
+        return case, simulate(replace(case, forget=True))
+
+
+def _reserved_block_asked_for() -> tuple[Case, Result]:
+    case = _translated(_AT, _BLOCK)
+    with blocks_everywhere():
+        return case, simulate(replace(case, forget=True))
+
+
+def _walk_level() -> tuple[Case, Result]:
+    case = _translated(_LDR, at.DATA | _UPPER)
+    result = simulate(case)
+    return case, result._replace(esr_el2=result.esr_el2 ^ 1)
+
+
 class Example(NamedTuple):
     """Of a rule: a case, and what QEMU makes of it."""
 
@@ -194,6 +228,9 @@ EXAMPLES: Final = (
     Example("FAR of an external abort", lambda: _status(case_of(_LDR, address=at.BROKEN + 1), FAR, lambda v: v - 1)),
     Example("access to two pages that both fail", _two_pages),
     Example("half of a store", _half_a_store),
+    Example("block at a level that has none", _reserved_block),
+    Example("block at a level that has none", _reserved_block_asked_for),
+    Example("level of a stage-2 fault in a walk", _walk_level),
     Example("registers with a value of their own", lambda: _loaded(case_of(_MRS_MIDR), 5)),
     Example("CONSTRAINED UNPREDICTABLE", lambda: _loaded(case_of(_LDP_ONE), 5)),
     Example("CONSTRAINED UNPREDICTABLE", lambda: _executed(case_of(_LDP_ONE), UDF)),

@@ -53,7 +53,11 @@ def last_address(d: Difference) -> bool:
     """Nothing but ISS.WnR of a store-exclusive whose address is -1."""
     if not d.ours.name.startswith("EXCLUSIVE") or not d.ours.is_data_abort or not d.ours.far == _base(d) == M64:
         return False
-    return d.ours.syndrome & ~d.theirs.syndrome == esr.WNR and with_system(d.qemu, ESR, d.ours.syndrome) == d.simulated
+    if d.ours.syndrome & ~d.theirs.syndrome != esr.WNR:
+        return False
+    if not reached_el1(d.simulated):
+        return d.qemu._replace(esr_el2=d.ours.syndrome) == d.simulated
+    return with_system(d.qemu, ESR, d.ours.syndrome) == d.simulated
 
 
 def sp_alignment(d: Difference) -> Difference | bool:
@@ -78,10 +82,13 @@ def load_acquire_alignment(d: Difference) -> Difference | bool:
         ordinary = encode("LDST_UNSCALED", **fields)
     else:
         return False
-    found = d.instead(d.ours.number, ordinary)
-    if found.ours.is_data_abort and found.ours.number == d.ours.number and found.simulated.esr_el2 & esr.ISV:
-        found.simulated = found.simulated._replace(esr_el2=found.simulated.esr_el2 | esr.AR)
-    return found
+    qemu = d.qemu
+    if d.theirs.number == d.ours.number and not reached_el1(qemu) and qemu.esr_el2 & esr.ISV:
+        if not qemu.esr_el2 & esr.AR:
+            return False
+        # Which an LDR does not have
+        qemu = qemu._replace(esr_el2=qemu.esr_el2 & ~esr.AR)
+    return d.with_qemu(qemu).instead(d.ours.number, ordinary)
 
 
 def limited_order(d: Difference) -> bool:

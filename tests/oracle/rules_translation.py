@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from pytest_kvm_sea.arm64 import esr
@@ -10,6 +12,7 @@ from pytest_kvm_sea.arm64.encodings import encode
 from pytest_kvm_sea.cpu import mmu
 from tests.oracle import layout as at
 from tests.oracle import stage2, tables
+from tests.oracle.case import Result
 from tests.oracle.difference import PAR, Difference, reached_el1
 from tests.oracle.granules import of
 
@@ -44,20 +47,33 @@ def _is_reserved(tcr: int, va: int, fsc: int) -> bool:
 
 def _with_blocks_everywhere(d: Difference) -> Difference:
     """The same with a processor that has blocks at every level, and forgets what it translated then."""
+    with blocks_everywhere():
+        return d.again(forget=True)
+
+
+@contextmanager
+def blocks_everywhere() -> Iterator[None]:
+    """Meanwhile the simulated processor has blocks at every level."""
     halves = mmu._HALVES
     lenient = tuple(
         half._replace(granules=tuple(granule._replace(largest_block=0) for granule in half.granules)) for half in halves
     )
     try:
-        mmu._HALVES = lenient  # type: ignore[misc]
-        return d.again(forget=True)
+        mmu._HALVES = lenient  # type: ignore[misc, assignment]
+        yield
     finally:
         mmu._HALVES = halves  # type: ignore[misc]
 
 
 def walk_level(d: Difference) -> Difference | bool:
     """QEMU has another level of a fault of stage 2 in a walk of stage 1, and the simulated one's is right."""
-    ours, theirs = d.simulated.esr_el2, d.qemu.esr_el2
-    if not ours & theirs & esr.S1PTW or ours & _LEVEL != stage2.level(d.simulated.hpfar_el2 << 8):
-        return False
-    return d.with_qemu(d.qemu._replace(esr_el2=theirs & ~_LEVEL | ours & _LEVEL)) if (ours ^ theirs) & _LEVEL else False
+    qemu = with_walk_level_of(d.qemu, d.simulated)
+    return d.with_qemu(qemu) if qemu != d.qemu else False
+
+
+def with_walk_level_of(qemu: Result, simulated: Result) -> Result:
+    """QEMU's result with the level of a fault of stage 2 in a walk that the simulated one has, if that is right."""
+    ours, theirs = simulated.esr_el2, qemu.esr_el2
+    if not ours & theirs & esr.S1PTW or ours & _LEVEL != stage2.level(simulated.hpfar_el2 << 8):
+        return qemu
+    return qemu._replace(esr_el2=theirs & ~_LEVEL | ours & _LEVEL)
