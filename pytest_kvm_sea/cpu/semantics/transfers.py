@@ -72,6 +72,11 @@ def _written_back(e: Emitter, base: str, offset: int) -> str:
     return f"{base} + {e.constant(offset)} & {M64}"
 
 
+def _base_before(e: Emitter, base: int, loaded: set[int]) -> str:
+    """The base register as it was before these registers were loaded."""
+    return e.let("d", e.read_sp(base)) if base in loaded else e.read_sp(base)
+
+
 @semantics("LDST_PRE")
 def pre_index(e: Emitter, f: Fields) -> None:
     address = e.let("d", _written_back(e, e.read_sp(f["Rn"]), f["imm9"]))
@@ -81,7 +86,7 @@ def pre_index(e: Emitter, f: Fields) -> None:
 
 @semantics("LDST_POST")
 def post_index(e: Emitter, f: Fields) -> None:
-    address = e.let("d", e.read_sp(f["Rn"]))
+    address = _base_before(e, f["Rn"], {f["Rt"]} if f["opc"] else set())
     transfer(e, f, address, base_sp=f["Rn"] == ZERO_REGISTER, writes_back=True)
     e.write_sp(f["Rn"], _written_back(e, address, f["imm9"]))
 
@@ -109,7 +114,7 @@ def pair(e: Emitter, f: Fields) -> None:
     offset = f["imm7"] * size
     base_sp = f["Rn"] == ZERO_REGISTER
     if post:
-        address = e.let("d", e.read_sp(f["Rn"]))
+        address = _base_before(e, f["Rn"], {f["Rt"], f["Rt2"]} if f["L"] else set())
     elif pre:
         address = e.let("d", _written_back(e, e.read_sp(f["Rn"]), offset))
     else:
