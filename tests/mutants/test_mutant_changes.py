@@ -8,10 +8,10 @@ import pytest
 from pytest_kvm_sea.mutants.change import Change, ChangeError, Edit, Value
 from pytest_kvm_sea.mutants.mutant import Mutant, selects
 from pytest_kvm_sea.sim import einj, firmware
-from pytest_kvm_sea.sim.kernel_text import kstrtoull
+from pytest_kvm_sea.sim.kernel_text import c_string
 from pytest_kvm_sea.sim.kvm.memslots import Memslot
 
-WHERE = "sim.kernel_text:kstrtoull"
+WHERE = "sim.kernel_text:c_string"
 SLOT = Memslot(0, 2, 0x1000, 0x1000, 0)  # type: ignore[arg-type] # plain numbers for addresses
 
 
@@ -77,7 +77,7 @@ def test_a_value_is_that_of_one_module() -> None:
 def test_a_change_that_does_not_fit_is_refused(change: Change, problem: str) -> None:
     with pytest.raises(ChangeError, match=problem), change.applied():
         pytest.fail("it was applied")
-    assert kstrtoull(b"0x10") == 16
+    assert c_string(b"16\0") == b"16"
 
 
 def test_a_change_is_shown_as_a_diff() -> None:
