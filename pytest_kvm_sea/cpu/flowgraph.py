@@ -57,7 +57,7 @@ def discover(entry: Node, view: memoryview, warm: Callable[[int], bool]) -> dict
 
 def _scan(node: Node, view: memoryview) -> Piece:
     """Decode up to a branch, or to what this emitter does not do; emit it once to see which registers it uses."""
-    emitter = RegionEmitter()
+    emitter = RegionEmitter(rough=True)
     instructions: list[tuple[Semantics, Fields]] = []
     start = node.pc & PAGE_MASK
     link = node.link

@@ -101,7 +101,9 @@ class Usage:
 class RegionEmitter(Emitter):
     """Emits instruction after instruction; `regions` says which, and makes the control flow between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rough: bool = False) -> None:
+        """``rough``: what is emitted is thrown away, and only `usage` and `flow` are of interest."""
+        self.rough = rough
         self.pc = 0
         self.indent = 2
         self.lines: list[str] = []
@@ -110,6 +112,9 @@ class RegionEmitter(Emitter):
         self.usage = Usage()
         self.flow: Flow | None = None
         self.wrote_link = False
+
+    def _simplified(self, expression: str) -> bounds.Simplified:
+        return bounds.Simplified(expression, None) if self.rough else bounds.simplified(expression, self.know.bounds)
 
     def begin(self, pc: int) -> None:
         """The next instruction."""
@@ -120,6 +125,8 @@ class RegionEmitter(Emitter):
             self.know.bound(name, None)
 
     def line(self, text: str) -> None:
+        if self.rough:
+            return
         know = self.know
         self.lines.append(" " * self.indent + text)
         self.origins.append(Origin(self.pc, know.ahead, know.kind, know.operand))
@@ -149,7 +156,7 @@ class RegionEmitter(Emitter):
 
     def write(self, number: int, value: str, *, narrow: bool = False) -> None:
         if number != ZERO_REGISTER:
-            text, most = bounds.simplified(value, self.know.bounds)
+            text, most = self._simplified(value)
             self.line(f"r{number} = {text}")
             if narrow:
                 most = min(bounds.M32, bounds.M32 if most is None else most)
@@ -172,7 +179,7 @@ class RegionEmitter(Emitter):
         self.usage.most[number] = max(self.usage.most.get(number, 0), bounds.M64 if most is None else most)
 
     def let(self, name: str, value: str) -> str:
-        text, most = bounds.simplified(value, self.know.bounds)
+        text, most = self._simplified(value)
         self.line(f"{name} = {text}")
         self.know.bound(name, most)
         if name == places.SCRATCH:
@@ -182,8 +189,8 @@ class RegionEmitter(Emitter):
     def flags(self, kind: int, a: str, b: str = "0") -> tuple[str, str]:
         self.usage.flags = True
         literal = b if b.isalnum() and b[0].isdigit() else None
-        second = None if literal is not None else bounds.simplified(b, self.know.bounds)
-        first = bounds.simplified(a, self.know.bounds)
+        second = None if literal is not None else self._simplified(b)
+        first = self._simplified(a)
         self.line(f"fa = {first.text}")
         self.know.bound("fa", first.most)
         if second is not None:
@@ -217,7 +224,9 @@ class RegionEmitter(Emitter):
     def _access(self, address: str, size: int, table: str, statement: places.Statement, *, base_sp: bool) -> None:
         if base_sp:
             self.check_sp()
-        access = places.Access(bounds.simplified(address, self.know.bounds).text, size, table, statement)
+        if self.rough:
+            return
+        access = places.Access(self._simplified(address).text, size, table, statement)
         lines, self.know.places = places.emit(self.lines, " " * self.indent, access, self.know.places)
         for line in lines:
             self.line(line)
@@ -248,7 +257,7 @@ class RegionEmitter(Emitter):
         elif size == 4:
             value = self.read(source, 0)
         else:
-            value = bounds.simplified(f"{self.read(source)} & {(1 << size * 8) - 1:#x}", self.know.bounds).text
+            value = self._simplified(f"{self.read(source)} & {(1 << size * 8) - 1:#x}").text
         pack = _STORES.get(size)
 
         def statement(page: str, offset: str) -> str:
