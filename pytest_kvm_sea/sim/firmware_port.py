@@ -32,15 +32,20 @@ class FirmwarePort:
         self._firmware = firmware
         self._broken: dict[int, tuple[Stage2, tuple[int, int]]] = {}
         self._next = 1
-        self.operations: dict[str, Operation] = {
+
+    @property
+    def operations(self) -> dict[str, Operation]:
+        """What can be asked for, by name."""
+        found: dict[str, Operation] = {
             "about": self._about,
             "break": self._break,
             "repair": self._repair,
             "einj-outcome": self._einj_outcome,
             "einj-injections": self._einj_injections,
         }
-        if firmware.apei.present:
-            self.operations |= {"record": self._record, "report": self._report, "scrub": self._scrub}
+        if self._firmware.apei.present:
+            found |= {"record": self._record, "report": self._report, "scrub": self._scrub}
+        return found
 
     def open(self, flags: int) -> SimFile:
         """Open the port."""

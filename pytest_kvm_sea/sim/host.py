@@ -33,6 +33,48 @@ _FIRST_DESCRIPTOR = 3
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
+class _TreeRoot:
+    """The directory for debugfs on this machine: one that was given, or a temporary one when it is first needed."""
+
+    def __init__(self, given: Path | None) -> None:
+        self._given = given
+        self._own: tempfile.TemporaryDirectory[str] | None = None
+
+    def __call__(self) -> Path:
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = tempfile.TemporaryDirectory(prefix="kvm-sea-", ignore_cleanup_errors=True)
+        return Path(self._own.name)
+
+    def close(self) -> None:
+        if self._own is not None:
+            self._own.cleanup()
+            self._own = None
+
+
+class _Descriptors(dict[int, File]):
+    """The open files of KVM that ioctls have made."""
+
+    def install(self, file: File) -> int:
+        descriptor = _FIRST_DESCRIPTOR + len(self)
+        self[descriptor] = file
+        return descriptor
+
+
+def _kvm_opener(platform: Platform, machine: Machine) -> Callable[[int], File]:
+    def open_kvm(flags: int) -> File:  # noqa: ARG001 - any mode serves
+        if not platform.process.kvm:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/kvm")
+        return KvmDevice(machine)
+
+    return open_kvm
+
+
+def _nobody(_thread: int) -> None:
+    """There is nothing to interrupt any more."""
+
+
 class SimHost:
     """One simulated arm64 Linux machine with one VMM process on it."""
 
@@ -45,21 +87,22 @@ class SimHost:
         self.physical = PhysicalMemory(platform.kernel.page_size, platform.memory)
         self.process = Process(self.physical, platform.kernel.page_size, platform.hugepages)
         self.firmware = Firmware(platform, self.physical, self.process)
-        self._descriptors: dict[int, File] = {}
+        self._descriptors = _Descriptors()
         self._machine = Machine(
             platform,
             self.process,
             self.physical,
             self.firmware.apei,
-            self._install,
+            self._descriptors.install,
         )
         self.process.interrupt = self.interrupt
-        self._given_tree = tree
-        self._own_tree: tempfile.TemporaryDirectory[str] | None = None
+        # Hosts come and go with the tests. Nothing in one leads back to it when it is closed: it is gone at once then,
+        # without the garbage collector.
+        self._tree_root = _TreeRoot(tree)
         self._files = Filesystem(
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
-        self._files.register("/dev/kvm", self._open_kvm)
+        self._files.register("/dev/kvm", _kvm_opener(platform, self._machine))
         self._files.register(port.PATH, FirmwarePort(self._machine, self.firmware).open, mode=0o600)
         boot_id = f"{uuid.uuid4()}\n".encode()
         self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, lambda: boot_id), mode=0o444)
@@ -149,25 +192,9 @@ class SimHost:
 
     def close(self) -> None:
         self._descriptors.clear()
+        for vm in self._machine.vms:
+            vm.vcpus.clear()
         self._machine.vms.clear()
+        self.process.interrupt = _nobody
         self.process.close()
-        if self._own_tree is not None:
-            self._own_tree.cleanup()
-            self._own_tree = None
-
-    def _install(self, file: File) -> int:
-        descriptor = _FIRST_DESCRIPTOR + len(self._descriptors)
-        self._descriptors[descriptor] = file
-        return descriptor
-
-    def _tree_root(self) -> Path:
-        if self._given_tree is not None:
-            return self._given_tree
-        if self._own_tree is None:
-            self._own_tree = tempfile.TemporaryDirectory(prefix="kvm-sea-", ignore_cleanup_errors=True)
-        return Path(self._own_tree.name)
-
-    def _open_kvm(self, flags: int) -> File:  # noqa: ARG002 - any mode serves
-        if not self.platform.process.kvm:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/kvm")
-        return KvmDevice(self._machine)
+        self._tree_root.close()

@@ -66,7 +66,6 @@ class Vm:
         self.vcpus: list[Vcpu] = []
         self._gic: File | None = None
         self.ucall_address = GuestPA(DEFAULT_UCALL_MMIO)
-        self.reader = _Reader(self)
         self._allocator = TableAllocator()
         self._next_large_tables = _LARGE_TABLES_BASE
         with ExitStack() as undo:
@@ -102,9 +101,11 @@ class Vm:
         self.close()
 
     def close(self) -> None:
-        """Give everything back. Allowed twice."""
+        """Give everything back, the vCPUs first, which are gone then. Allowed twice."""
         for vcpu in self.vcpus:
             vcpu.close()
+        # They know the VM: without them it goes at once, and not when the garbage collector comes by.
+        self.vcpus.clear()
         if self._gic is not None:
             self._gic.close()
         self._resources.close()
@@ -112,6 +113,11 @@ class Vm:
     def _close_memory(self) -> None:
         for region in self.memory.regions:
             region.memory.close()
+
+    @property
+    def reader(self) -> _Reader:
+        """Guest memory as the ucall parser wants it."""
+        return _Reader(self)
 
     # Capabilities
 

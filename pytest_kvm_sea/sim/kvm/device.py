@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_kvm_sea.cpu.features import Features
 from pytest_kvm_sea.sim.kvm.arguments import as_number, fail
@@ -64,18 +64,12 @@ class KvmDevice(KvmFile):
     def __init__(self, machine: Machine) -> None:
         super().__init__()
         self._machine = machine
-        self._requests: dict[int, Handler] = {
-            kvm.KVM_GET_API_VERSION: self._api_version,
-            kvm.KVM_CREATE_VM: self._create_vm,
-            kvm.KVM_CHECK_EXTENSION: machine.check_extension,
-            kvm.KVM_GET_VCPU_MMAP_SIZE: self._vcpu_mmap_size,
-        }
-
-    def requests(self) -> Mapping[int, Handler]:
-        return self._requests
 
     def unknown_request(self) -> int:
         return errno.EINVAL
+
+    def _check_extension(self, argument: Argument) -> int:
+        return self._machine.check_extension(argument)
 
     def _api_version(self, argument: Argument) -> int:
         if as_number(argument):
@@ -97,3 +91,10 @@ class KvmDevice(KvmFile):
         if ipa_bits > limit or ipa_bits < _MIN_IPA_BITS:
             fail(errno.EINVAL)
         return self._machine.create_vm(ipa_bits)
+
+    REQUESTS: ClassVar[Mapping[int, Handler]] = {
+        kvm.KVM_GET_API_VERSION: _api_version,
+        kvm.KVM_CREATE_VM: _create_vm,
+        kvm.KVM_CHECK_EXTENSION: _check_extension,
+        kvm.KVM_GET_VCPU_MMAP_SIZE: _vcpu_mmap_size,
+    }

@@ -5,25 +5,25 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pytest_kvm_sea.sim.kvm.arguments import fail
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.hosts.contract import Argument
 
-Handler: TypeAlias = "Callable[[Argument], int]"
+Handler: TypeAlias = "Callable[[Any, Argument], int]"
+"""A method of the class of the file, which is the first argument."""
 
 
 class KvmFile:
     """An open file whose ioctls are a table of request number to handler."""
 
+    REQUESTS: ClassVar[Mapping[int, Handler]] = {}
+    """The requests that files of this class know."""
+
     def __init__(self) -> None:
         self._open = True
-
-    def requests(self) -> Mapping[int, Handler]:
-        """The requests that this file knows."""
-        raise NotImplementedError
 
     def unknown_request(self) -> int:
         """errno of a request that it does not know."""
@@ -31,10 +31,10 @@ class KvmFile:
 
     def ioctl(self, request: int, argument: Argument = 0, /) -> int:
         self._check_open()
-        handler = self.requests().get(request)
+        handler = self.REQUESTS.get(request)
         if handler is None:
             fail(self.unknown_request())
-        return handler(argument)
+        return handler(self, argument)
 
     def mmap(self, length: int, /) -> memoryview:  # noqa: ARG002 - only a vCPU's file can be mapped
         self._check_open()

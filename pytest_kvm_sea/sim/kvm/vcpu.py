@@ -9,7 +9,7 @@ import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_kvm_sea.arm64 import esr as syndromes
 from pytest_kvm_sea.arm64.esr import EC
@@ -85,21 +85,8 @@ class Vcpu(KvmFile):
         self._lock = threading.Lock()
         self.thread: int | None = None
         """The thread that is in KVM_RUN, if one is."""
-        self._requests: dict[int, Handler] = {
-            kvm.KVM_RUN: self._run,
-            kvm.KVM_ARM_VCPU_INIT: self._init,
-            kvm.KVM_GET_ONE_REG: self._get_one_reg,
-            kvm.KVM_SET_ONE_REG: self._set_one_reg,
-            kvm.KVM_GET_REG_LIST: self._get_reg_list,
-            kvm.KVM_SET_SIGNAL_MASK: self._set_signal_mask,
-            kvm.KVM_GET_VCPU_EVENTS: self._get_events,
-            kvm.KVM_SET_VCPU_EVENTS: self._set_events,
-        }
 
     # The file
-
-    def requests(self) -> Mapping[int, Handler]:
-        return self._requests
 
     def unknown_request(self) -> int:
         return errno.EINVAL
@@ -336,6 +323,17 @@ class Vcpu(KvmFile):
     def _unknown(self) -> bool:
         self.inject.undefined()
         return True
+
+    REQUESTS: ClassVar[Mapping[int, Handler]] = {
+        kvm.KVM_RUN: _run,
+        kvm.KVM_ARM_VCPU_INIT: _init,
+        kvm.KVM_GET_ONE_REG: _get_one_reg,
+        kvm.KVM_SET_ONE_REG: _set_one_reg,
+        kvm.KVM_GET_REG_LIST: _get_reg_list,
+        kvm.KVM_SET_SIGNAL_MASK: _set_signal_mask,
+        kvm.KVM_GET_VCPU_EVENTS: _get_events,
+        kvm.KVM_SET_VCPU_EVENTS: _set_events,
+    }
 
 
 _HANDLERS: dict[int, Callable[[Vcpu], bool]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_kvm_sea.sim.kvm.arguments import fail, read_structure
 from pytest_kvm_sea.sim.kvm.file import Handler, KvmFile
@@ -32,10 +32,6 @@ class Vgic(KvmFile):
         self._end = 1 << ipa_bits
         self._bases: dict[int, int] = {}
         self._initialised = False
-        self._requests: dict[int, Handler] = {kvm.KVM_SET_DEVICE_ATTR: self._set_attr}
-
-    def requests(self) -> Mapping[int, Handler]:
-        return self._requests
 
     def check_complete(self) -> None:
         """Raise what the first KVM_RUN answers where the VMM left something out: ENXIO, EBUSY."""
@@ -62,3 +58,5 @@ class Vgic(KvmFile):
         if base + _FRAME > self._end:
             fail(errno.E2BIG)
         self._bases[frame] = base
+
+    REQUESTS: ClassVar[Mapping[int, Handler]] = {kvm.KVM_SET_DEVICE_ATTR: _set_attr}

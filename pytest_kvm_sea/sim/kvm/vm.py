@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_kvm_sea.cpu.features import id_registers
 from pytest_kvm_sea.sim.kvm.arguments import as_number, fail, read_structure, write_structure
@@ -53,21 +53,12 @@ class Vm(KvmFile):
         self.vcpu_features: int | None = None
         """What the first KVM_ARM_VCPU_INIT asked for: all vCPUs of a VM have the same features."""
         self.vcpus: dict[int, Vcpu] = {}
-        self._requests: dict[int, Handler] = {
-            kvm.KVM_CHECK_EXTENSION: machine.check_extension,
-            kvm.KVM_CREATE_VCPU: self._create_vcpu,
-            kvm.KVM_SET_USER_MEMORY_REGION: self._set_user_memory_region,
-            KVM_SET_USER_MEMORY_REGION2: self._set_user_memory_region2,
-            kvm.KVM_ENABLE_CAP: self._enable_cap,
-            kvm.KVM_ARM_PREFERRED_TARGET: self._preferred_target,
-            kvm.KVM_CREATE_DEVICE: self._create_device,
-        }
-
-    def requests(self) -> Mapping[int, Handler]:
-        return self._requests
 
     def unknown_request(self) -> int:
         return errno.EINVAL
+
+    def _check_extension(self, argument: Argument) -> int:
+        return self._machine.check_extension(argument)
 
     def _create_vcpu(self, argument: Argument) -> int:
         number = as_number(argument)
@@ -122,3 +113,13 @@ class Vm(KvmFile):
     def _preferred_target(self, argument: Argument) -> int:
         write_structure(argument, _VCPU_INIT.pack(kvm.KVM_ARM_TARGET_GENERIC_V8, *[0] * 7))
         return 0
+
+    REQUESTS: ClassVar[Mapping[int, Handler]] = {
+        kvm.KVM_CHECK_EXTENSION: _check_extension,
+        kvm.KVM_CREATE_VCPU: _create_vcpu,
+        kvm.KVM_SET_USER_MEMORY_REGION: _set_user_memory_region,
+        KVM_SET_USER_MEMORY_REGION2: _set_user_memory_region2,
+        kvm.KVM_ENABLE_CAP: _enable_cap,
+        kvm.KVM_ARM_PREFERRED_TARGET: _preferred_target,
+        kvm.KVM_CREATE_DEVICE: _create_device,
+    }
