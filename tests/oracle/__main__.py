@@ -51,6 +51,16 @@ def _all(chunks: Sequence[Chunk], jobs: int) -> Iterator[Tally]:
         yield from pool.imap_unordered(work.run, chunks)
 
 
+def _number(value: str, least: int = 0) -> int:
+    if not value.isdecimal() or int(value) < least:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from {least} on")
+    return int(value)
+
+
+def _at_least_one(value: str) -> int:
+    return _number(value, 1)
+
+
 def _only(value: str) -> str:
     kind, _, index = value.partition(":")
     if kind not in strata.KINDS or not index.isdecimal():
@@ -64,11 +74,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Compare the simulated processor with qemu-system-aarch64, which is fetched with apt if need be.",
         epilog=f"exit codes: {AGREE} they agree, {DIFFER} they do not, {USAGE} usage error, or there is no QEMU",
     )
-    parser.add_argument("--cases", type=int, default=20_000, help="cases, by encoding class (default %(default)s)")
-    parser.add_argument("--simd", type=int, default=20_000, help="words of FP and SIMD (default %(default)s)")
-    parser.add_argument("--words", type=int, default=100_000, help="random words (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="what the cases are made from (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (default %(default)s)")
+    parser.add_argument("--cases", type=_number, default=20_000, help="cases, by encoding class (default %(default)s)")
+    parser.add_argument("--simd", type=_number, default=20_000, help="words of FP and SIMD (default %(default)s)")
+    parser.add_argument("--words", type=_number, default=100_000, help="random words (default %(default)s)")
+    parser.add_argument("--seed", type=_number, default=0, help="what the cases are made from (default %(default)s)")
+    jobs = min(2, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=_at_least_one, default=jobs, help="processes (default %(default)s)")
     parser.add_argument("--list", type=Path, metavar="FILE", help="write down the words that differ for a known reason")
     parser.add_argument("--only", type=_only, metavar="KIND:INDEX", help="one case, as a mismatch names it")
     return parser.parse_args(arguments)

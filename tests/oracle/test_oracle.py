@@ -128,6 +128,17 @@ def test_a_case_must_be_named_as_it_is_printed(value: str, capsys: pytest.Captur
     assert f"{value!r} is not KIND:INDEX; kinds: cases, later, simd, words" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("--cases", "-1", 0), ("--words", "many", 0), ("--simd", "1.5", 0), ("--jobs", "0", 1)],
+)
+def test_what_is_counted_is_a_number(option: str, value: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main([f"{option}={value}"])
+    assert ended.value.code == program.USAGE
+    assert f"argument {option}: {value!r} is not a number from {least} on" in capsys.readouterr().err
+
+
 def test_the_documentation_has_every_explanation() -> None:
     text = (Path(__file__).parents[2] / "docs/oracle.md").read_text(encoding="utf-8")
     assert [each.name for each in KNOWN if f"| {each.name} | {each.reason} |" not in text] == []
