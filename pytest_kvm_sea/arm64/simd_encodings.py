@@ -19,7 +19,7 @@ from importlib import import_module
 from itertools import product
 from typing import Final, NamedTuple, TypeAlias
 
-from pytest_kvm_sea.arm64.encodings import Encoding
+from pytest_kvm_sea.arm64.encoding import Encoding
 
 Rows: TypeAlias = tuple[tuple[str, ...], ...]
 

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Callable
 
-from pytest_kvm_sea.arm64.assembler import Assembler
+import pytest
+
+from pytest_kvm_sea.arm64.assembler import X1, Assembler, Cond
 from pytest_kvm_sea.arm64.sysregs import sysreg
+from pytest_kvm_sea.cpu import cpu as cpu_module
 from pytest_kvm_sea.cpu.bus import Access, ExternalAbort, Page, Stage2Fault
 from pytest_kvm_sea.cpu.cpu import Cpu
 from pytest_kvm_sea.cpu.features import Features
@@ -159,3 +163,32 @@ def hvc(immediate: int) -> int:
 
 def hvc_esr(immediate: int) -> int:
     return HVC_CLASS << 26 | 1 << 25 | immediate
+
+
+ROUNDS = 40
+
+
+def compiled_and_reference(
+    body: Callable[[Assembler], None], start: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Machine, Machine]:
+    """Two machines that have run a loop around ``body``: one that compiles it, one that executes it step by step.
+
+    X0 is ``start``, X1 counts the rounds down; there is random data from `DATA` on.
+    """
+
+    def build(asm: Assembler) -> None:
+        asm.label("loop")
+        body(asm)
+        asm.subs(X1, X1, 1)
+        asm.b_cond(Cond.NE, "loop")
+
+    # Late enough for all blocks of the body to be known
+    monkeypatch.setattr(cpu_module, "HOT", 8)
+    compiled, reference = Machine(build), Machine(build)
+    for machine in (compiled, reference):
+        machine.cpu.x[0], machine.cpu.x[1] = start, ROUNDS
+        machine.fill(DATA, random.Random(start).randbytes(0x3000))
+    compiled.finish()
+    while reference.cpu.step() is None:
+        pass
+    return compiled, reference

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable
 
 import pytest
@@ -25,13 +24,11 @@ from pytest_kvm_sea.arm64.assembler import (
     X7,
     X9,
     Assembler,
-    Cond,
     Shift,
 )
-from pytest_kvm_sea.cpu import cpu as cpu_module
 from pytest_kvm_sea.cpu import helpers
 from pytest_kvm_sea.cpu.bounds import M32, M64, either, simplified
-from tests.cpu.cpu_machine import DATA, Machine
+from tests.cpu.cpu_machine import DATA, compiled_and_reference
 
 _NAMES = ("r0", "r1", "r2", "fa")
 _HELPERS = {name: getattr(helpers, name) for name in helpers.__all__}
@@ -163,20 +160,9 @@ def _broken_off(asm: Assembler) -> None:
 def test_a_register_that_may_be_greater_is_masked(
     body: Callable[[Assembler], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_module, "HOT", 8)
-
-    def build(asm: Assembler) -> None:
-        asm.label("loop")
+    def moving(asm: Assembler) -> None:
         body(asm)
         asm.add(X0, X0, 1)
-        asm.subs(X1, X1, 1)
-        asm.b_cond(Cond.NE, "loop")
 
-    compiled, reference = Machine(build), Machine(build)
-    for machine in (compiled, reference):
-        machine.cpu.x[0], machine.cpu.x[1] = DATA, 40
-        machine.fill(DATA, random.Random(1).randbytes(64))
-    compiled.finish()
-    while reference.cpu.step() is None:
-        pass
+    compiled, reference = compiled_and_reference(moving, DATA, monkeypatch)
     assert compiled.cpu.x == reference.cpu.x

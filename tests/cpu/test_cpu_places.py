@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -19,15 +18,13 @@ from pytest_kvm_sea.arm64.assembler import (
     X7,
     X9,
     Assembler,
-    Cond,
     Indexed,
     Offset,
     Post,
     Pre,
 )
-from pytest_kvm_sea.cpu import cpu as cpu_module
 from pytest_kvm_sea.cpu import places
-from tests.cpu.cpu_machine import DATA, Machine
+from tests.cpu.cpu_machine import DATA, compiled_and_reference
 
 PAGE = DATA + 0x1000
 """X0 is this and a few bytes more or less, X1 counts rounds down."""
@@ -129,31 +126,16 @@ _BODIES = (
 )
 
 
-def _looping(body: Callable[[Assembler], None], start: int) -> Machine:
-    def build(asm: Assembler) -> None:
-        asm.label("loop")
-        body(asm)
-        asm.eor(X9, X9, X2)
-        asm.subs(X1, X1, 1)
-        asm.b_cond(Cond.NE, "loop")
-
-    machine = Machine(build)
-    machine.cpu.x[0], machine.cpu.x[1] = start, 40
-    machine.fill(DATA, random.Random(start).randbytes(0x3000))
-    return machine
-
-
 @pytest.mark.parametrize("start", [PAGE, PAGE - 8, PAGE - 13, PAGE - 24, PAGE - 33, PAGE + 5, PAGE + 0x800])
 @pytest.mark.parametrize("body", _BODIES)
 def test_what_is_known_of_an_address_changes_nothing(
     body: Callable[[Assembler], None], start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Late enough for all blocks of the body to be known
-    monkeypatch.setattr(cpu_module, "HOT", 8)
-    compiled, reference = _looping(body, start), _looping(body, start)
-    compiled.finish()
-    while reference.cpu.step() is None:
-        pass
+    def summed(asm: Assembler) -> None:
+        body(asm)
+        asm.eor(X9, X9, X2)
+
+    compiled, reference = compiled_and_reference(summed, start, monkeypatch)
     assert compiled.cpu.x == reference.cpu.x
     assert compiled.cpu.instructions == reference.cpu.instructions
     assert bytes(compiled.ram.view) == bytes(reference.ram.view)
