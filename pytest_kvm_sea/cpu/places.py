@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from pytest_kvm_sea.cpu.bus import PAGE_SIZE
@@ -37,7 +37,7 @@ class Address(NamedTuple):
     displacement: int
 
 
-@cache
+@lru_cache(maxsize=8192)
 def address_of(expression: str) -> Address | None:
     """None where it has other variables in it than registers."""
     found = _DISPLACED.fullmatch(expression)
@@ -48,7 +48,7 @@ def address_of(expression: str) -> Address | None:
     return Address(expression, 0) if names and all(map(_REGISTER.fullmatch, names)) else None
 
 
-@cache
+@lru_cache(maxsize=8192)
 def _names(base: str) -> frozenset[str]:
     return frozenset(_REGISTER.findall(base))
 

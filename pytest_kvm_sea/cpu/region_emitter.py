@@ -63,7 +63,7 @@ class Knowledge:
 
     def forget(self, registers: Iterable[int]) -> None:
         """These registers may have been written since, by what is not emitted here; their bounds are the caller's."""
-        self.places = places.without(self.places, (f"r{number}" for number in registers))
+        self.places = places.without(self.places, (places.SCRATCH, *(f"r{number}" for number in registers)))
 
     def bound(self, variable: str, most: int | None) -> None:
         """A variable got a value: the most that it can be."""
@@ -219,6 +219,7 @@ class RegionEmitter(Emitter):
             self.line(f"fk = {self.know.kind}")
         if self.know.operand is not None:
             self.line(f"fb = {self.know.operand}")
+            self.know.bound("fb", None)
         self.know.kind = self.know.operand = None
 
     def _access(self, address: str, size: int, table: str, statement: places.Statement, *, base_sp: bool) -> None:

@@ -8,6 +8,7 @@ Most of the 2 MiB of tables for 1 GiB are never looked at by anybody. On a real 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from functools import lru_cache
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 _SMALLEST = 64 << 10
 """Bytes; less is written as fast as it is mapped."""
-_MAP_FIXED = 0x10
+_LARGEST = 32 << 20
+"""Bytes; a file with that many stays in memory for as long as the process lives."""
+_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000) | 0x10
+"""0x10: MAP_FIXED."""
 _FAILED = ctypes.c_void_p(-1).value
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -29,7 +33,9 @@ class _Template:
     def __init__(self, contents: Contents) -> None:
         self.descriptor = os.memfd_create("kvm-sea", os.MFD_CLOEXEC)
         for part in contents.parts():
-            os.write(self.descriptor, part)
+            if os.write(self.descriptor, part) != len(part):
+                # Whoever touched the mapping behind the end of the file would get SIGBUS
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -56,17 +62,19 @@ def _mmap() -> ctypes._NamedFuncPointer:
 
 def overlay(address: int, contents: Contents) -> bool:
     """Map a private copy of the contents over memory of this process; False where they are better written there."""
-    if contents.size < _SMALLEST or (address | contents.size) % mmap.PAGESIZE or not hasattr(os, "memfd_create"):
+    if not _SMALLEST <= contents.size <= _LARGEST or (address | contents.size) % mmap.PAGESIZE:
+        return False
+    if not hasattr(os, "memfd_create"):
         return False
     try:
-        descriptor = _template(contents).descriptor
+        # Its file is open for as long as there is a reference to it
+        template = _template(contents)
     except OSError:
         return False
-    flags = mmap.MAP_PRIVATE | _MAP_FIXED
-    return bool(_mmap()(address, contents.size, _PROTECTION, flags, descriptor, 0) != _FAILED)
+    return bool(_mmap()(address, contents.size, _PROTECTION, _FLAGS, template.descriptor, 0) != _FAILED)
 
 
 def blank(address: int, size: int) -> None:
     """Map zeros in its place."""
-    if _mmap()(address, size, _PROTECTION, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, -1, 0) == _FAILED:
+    if _mmap()(address, size, _PROTECTION, _FLAGS | mmap.MAP_ANONYMOUS, -1, 0) == _FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

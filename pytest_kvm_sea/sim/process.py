@@ -116,6 +116,10 @@ class SimMemory:
             return Presence.OWN
         start = number * unit
         size = min(unit, self.size - start)
+        if self._is_overlaid(self.address + start, size):
+            # Written, as far as the process knows
+            self._touched.add(number)
+            return Presence.OWN
         found = presence(self.address + start, size)
         if found is Presence.ZERO and (
             self.backing is not Backing.ANONYMOUS or any(self._view[start : start + size].tobytes())
@@ -126,6 +130,9 @@ class SimMemory:
             self._touched.add(number)
         return found
 
+    def _is_overlaid(self, start: int, size: int) -> bool:
+        return any(address < start + size and start < address + length for address, length in self._overlays)
+
     def close(self) -> None:
         """munmap(2). Views that are still around read zeros; the address resolves no more.
 
@@ -133,11 +140,13 @@ class SimMemory:
         that is until the garbage collector comes by.
         """
         if self._raw is not None:
-            for address, size in self._overlays:
-                copy_on_write.blank(address, size)
-            self._raw.madvise(mmap.MADV_DONTNEED)
-            self._raw = None
-            self._process.forget(self)
+            raw, self._raw = self._raw, None
+            try:
+                for address, size in self._overlays:
+                    copy_on_write.blank(address, size)
+                raw.madvise(mmap.MADV_DONTNEED)
+            finally:
+                self._process.forget(self)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.backing.value

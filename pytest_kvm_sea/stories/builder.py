@@ -41,7 +41,10 @@ def build(evidence: Evidence, *, expected: str = "", closed: bool = False) -> St
         story.notes.append("the VMs were closed already: no registers and no code")
     elif not closed:
         for vm in vms:
-            story.look_at(vm, evidence)
+            if vm.closed:
+                story.notes.append(f"{teller.who(vm.who)} was closed already: no registers and no code")
+            else:
+                story.look_at(vm, evidence)
         story.put_last(
             next((record.who for record in reversed(records) if record.who and record.who.vcpu is not None), None)
         )

@@ -64,6 +64,7 @@ class Vm:
         self.program: GuestProgram | None = None
         self.memory = GuestMemory()
         self.vcpus: list[Vcpu] = []
+        self.closed = False
         self._gic: File | None = None
         self.ucall_address = GuestPA(DEFAULT_UCALL_MMIO)
         self._allocator = TableAllocator()
@@ -104,6 +105,7 @@ class Vm:
         """Give everything back, the vCPUs first, which are gone then. Allowed twice."""
         for vcpu in self.vcpus:
             vcpu.close()
+        self.closed = True
         # They know the VM: without them it goes at once, and not when the garbage collector comes by.
         self.vcpus.clear()
         if self._gic is not None:

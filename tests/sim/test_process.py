@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.hosts.contract import Backing, Sigbus
+from pytest_kvm_sea.platforms.loader import load_platform
 from pytest_kvm_sea.platforms.model import GIB, MIB, Hugepages
+from pytest_kvm_sea.ras.pagemap import Pagemap
+from pytest_kvm_sea.sim import copy_on_write
+from pytest_kvm_sea.sim.host import SimHost
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.presence import Presence
 from pytest_kvm_sea.sim.process import Process, SigbusNotCaptured
@@ -144,6 +148,38 @@ def test_contents_that_cannot_be_mapped_are_copied(monkeypatch: pytest.MonkeyPat
     memory = process().map_memory(MIB)
     memory.fill(4096, Bytes(b"seldom" * 32768))
     assert memory.view[4096 : 4096 + 6 * 32768] == b"seldom" * 32768
+
+
+def test_a_file_that_is_cut_short_is_not_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+
+    def short(descriptor: int, data: memoryview) -> int:
+        return whole(descriptor, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", short)
+    memory = process().map_memory(MIB)
+    memory.fill(0, Bytes(b"cut off." * 16384))
+    monkeypatch.undo()
+    assert memory.view[: 8 * 16384] == b"cut off." * 16384
+
+
+def test_a_file_that_nobody_keeps_stays_open_until_it_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy_on_write, "_template", copy_on_write._Template)
+    memory = process().map_memory(MIB)
+    assert copy_on_write.overlay(memory.address, Bytes(b"keep it." * 16384))
+    assert memory.view[: 8 * 16384] == b"keep it." * 16384
+
+
+def test_a_page_that_was_filled_and_not_looked_at_can_be_poisoned() -> None:
+    host = SimHost(load_platform("ampereone"))
+    try:
+        memory = host.map_memory(2 * MIB)
+        memory.fill(0, Bytes(b"tables.." * (MIB // 8)))
+        host.poison_page(HostVA(memory.address + 0x8_0000))
+        assert Pagemap(host).entry(HostVA(memory.address + 0x8_0000)).swapped
+        assert Pagemap(host).entry(HostVA(memory.address + 0x9_0000)).pfn
+    finally:
+        host.close()
 
 
 def test_frames_return_when_a_mapping_closes() -> None:
