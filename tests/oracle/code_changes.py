@@ -107,8 +107,7 @@ def repeated(draft: Draft) -> None:
     code.eor(word, word, other)
     code.subs(rounds, rounds, 1)
     code.b_cond(Cond.NE, again)
-    code.finish(forget=False)
-    draft.compiled = True
+    code.finish(forget=False, compiled=True)
 
 
 def nested(draft: Draft) -> None:
@@ -140,8 +139,7 @@ def nested(draft: Draft) -> None:
     code.movz(inner, draft.rng.randrange(1, 5))
     code.sub(rounds, rounds, 1)
     code.cbnz(rounds, again)
-    code.finish(forget=False)
-    draft.compiled = True
+    code.finish(forget=False, compiled=True)
 
 
 CODE_MAKERS: Final[dict[str, Callable[[Draft], None]]] = {

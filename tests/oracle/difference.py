@@ -142,10 +142,10 @@ class Difference:
         """With another result of QEMU's."""
         return Difference(self.case, qemu, self.simulated, self._simulate)
 
-    def again(self, *, forget: bool) -> Difference:
-        """Simulated once more. ``forget``: with nothing in the TLB afterwards."""
+    def again(self) -> Difference:
+        """Simulated once more, with nothing in the TLB afterwards."""
         case = copy(self.case)
-        case.forget = forget or case.forget
+        case.forget = True
         return Difference(case, self.qemu, self._simulate(case), self._simulate)
 
     def instead(self, number: int, word: int) -> Difference:

@@ -165,14 +165,8 @@ def _translated(word: int, address: int) -> Case:
     return case
 
 
-def _reserved_block() -> tuple[Case, Result]:
-    case = _translated(_LDR, _BLOCK)
-    with blocks_everywhere():
-        return case, simulate(replace(case, forget=True))
-
-
-def _reserved_block_asked_for() -> tuple[Case, Result]:
-    case = _translated(_AT, _BLOCK)
+def _reserved_block(word: int) -> tuple[Case, Result]:
+    case = _translated(word, _BLOCK)
     with blocks_everywhere():
         return case, simulate(replace(case, forget=True))
 
@@ -228,8 +222,8 @@ EXAMPLES: Final = (
     Example("FAR of an external abort", lambda: _status(case_of(_LDR, address=at.BROKEN + 1), FAR, lambda v: v - 1)),
     Example("access to two pages that both fail", _two_pages),
     Example("half of a store", _half_a_store),
-    Example("block at a level that has none", _reserved_block),
-    Example("block at a level that has none", _reserved_block_asked_for),
+    Example("block at a level that has none", lambda: _reserved_block(_LDR)),
+    Example("block at a level that has none", lambda: _reserved_block(_AT)),
     Example("level of a stage-2 fault in a walk", _walk_level),
     Example("registers with a value of their own", lambda: _loaded(case_of(_MRS_MIDR), 5)),
     Example("CONSTRAINED UNPREDICTABLE", lambda: _loaded(case_of(_LDP_ONE), 5)),

@@ -48,7 +48,7 @@ def _is_reserved(tcr: int, va: int, fsc: int) -> bool:
 def _with_blocks_everywhere(d: Difference) -> Difference:
     """The same with a processor that has blocks at every level, and forgets what it translated then."""
     with blocks_everywhere():
-        return d.again(forget=True)
+        return d.again()
 
 
 @contextmanager

@@ -33,12 +33,13 @@ class Sequence(Assembler):
         self.isb()
         self.mrs(self.register(), "par_el1")
 
-    def finish(self, *, forget: bool) -> None:
-        """Make this the instructions of the case."""
+    def finish(self, *, forget: bool, compiled: bool = False) -> None:
+        """Make this the instructions of the case. See `Case.forget` and `Case.compiled`."""
         # All branches are to its own labels: it does not matter where it lies
         code = bytes(self.assemble(base=0))
         self._draft.words += struct.unpack(f"<{len(code) // 4}I", code)
         self._draft.forget = forget
+        self._draft.compiled = compiled
         self._draft.whole = True
 
 

@@ -273,8 +273,7 @@ def change_in_a_loop(draft: Draft) -> None:
     code.eor(seen, seen, par)
     code.subs(rounds, rounds, 1)
     code.b_cond(Cond.NE, again)
-    code.finish(forget=True)
-    draft.compiled = True
+    code.finish(forget=True, compiled=True)
 
 
 TABLE_MAKERS: Final[dict[str, Callable[[Draft], None]]] = {
