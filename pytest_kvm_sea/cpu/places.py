@@ -151,12 +151,12 @@ def emit(source: list[str], indent: str, access: Access, known: Known) -> tuple[
     """The lines of an access, and what is known behind it. ``source`` has all lines before; some are written anew."""
     address = address_of(access.expression)
     near = _nearest(known, address) if address else None
-    if address and near and near.displacement == address.displacement:
-        lines, seen = _again(source, indent, near, access)
-        others = (each for each in known[address.base] if each is not near)
-        return lines, {**known, address.base: (*others, seen)}
     if address and near:
-        lines, seen = _nearby(source, indent, near, access, address.displacement - near.displacement)
+        delta = address.displacement - near.displacement
+        if delta:
+            lines, seen = _nearby(source, indent, near, access, delta)
+        else:
+            lines, seen = _again(source, indent, near, access)
         others = (each for each in known[address.base] if each is not near)
         return lines, {**known, address.base: (*others, seen)}
     atom = access.expression if access.expression.isidentifier() else "a"

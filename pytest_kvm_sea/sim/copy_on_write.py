@@ -47,11 +47,6 @@ def _template(contents: Contents) -> _Template:
     return _Template(contents)
 
 
-def forget() -> None:
-    """Give the files back; what is mapped from them stays."""
-    _template.cache_clear()
-
-
 @lru_cache(maxsize=1)
 def _mmap() -> ctypes._NamedFuncPointer:
     function = ctypes.CDLL(None, use_errno=True).mmap

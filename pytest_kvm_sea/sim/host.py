@@ -9,6 +9,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,14 @@ from pytest_kvm_sea.addresses import HostVA
 from pytest_kvm_sea.firmware import port
 from pytest_kvm_sea.hosts.contract import Backing, File, MceKill, Memory, Sigbus
 from pytest_kvm_sea.sim.files import TextFile
-from pytest_kvm_sea.sim.filesystem import DEBUGFS, Filesystem
+from pytest_kvm_sea.sim.filesystem import DEBUGFS, KVM, Filesystem
 from pytest_kvm_sea.sim.firmware import Firmware
 from pytest_kvm_sea.sim.firmware_port import FirmwarePort
 from pytest_kvm_sea.sim.kernel_log import Level
 from pytest_kvm_sea.sim.kvm.device import KvmDevice, Machine
 from pytest_kvm_sea.sim.physical import PhysicalMemory
 from pytest_kvm_sea.sim.presence import Presence
-from pytest_kvm_sea.sim.process import HUGETLB_SIZES, Process
+from pytest_kvm_sea.sim.process import HUGETLB_SIZES, Process, nobody
 
 if TYPE_CHECKING:
     from pytest_kvm_sea.platforms.model import Platform
@@ -62,17 +63,9 @@ class _Descriptors(dict[int, File]):
         return descriptor
 
 
-def _kvm_opener(platform: Platform, machine: Machine) -> Callable[[int], File]:
-    def open_kvm(flags: int) -> File:  # noqa: ARG001 - any mode serves
-        if not platform.process.kvm:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/kvm")
-        return KvmDevice(machine)
-
-    return open_kvm
-
-
-def _nobody(_thread: int) -> None:
-    """There is nothing to interrupt any more."""
+def _open_kvm(machine: Machine, _flags: int) -> File:
+    """Whoever may not open it does not get here (`Filesystem.register`); any mode serves."""
+    return KvmDevice(machine)
 
 
 class SimHost:
@@ -102,7 +95,7 @@ class SimHost:
         self._files = Filesystem(
             platform, self.process, self.physical, self.firmware, self._tree_root, shared=tree is not None
         )
-        self._files.register("/dev/kvm", _kvm_opener(platform, self._machine))
+        self._files.register(KVM, partial(_open_kvm, self._machine))
         self._files.register(port.PATH, FirmwarePort(self._machine, self.firmware).open, mode=0o600)
         boot_id = f"{uuid.uuid4()}\n".encode()
         self._files.register(BOOT_ID, lambda flags: TextFile(BOOT_ID, flags, lambda: boot_id), mode=0o444)
@@ -195,6 +188,6 @@ class SimHost:
         for vm in self._machine.vms:
             vm.vcpus.clear()
         self._machine.vms.clear()
-        self.process.interrupt = _nobody
+        self.process.interrupt = nobody
         self.process.close()
         self._tree_root.close()

@@ -153,6 +153,10 @@ class SimMemory:
         return f"<SimMemory {self.address:#x}+{self.size:#x} {state}>"
 
 
+def nobody(_thread: int) -> None:
+    """`Process.interrupt` where no thread is in KVM_RUN."""
+
+
 class Process:
     """The address space and the signals of the simulated VMM."""
 
@@ -169,7 +173,7 @@ class Process:
         self._by_frames: dict[int, SimMemory] = {}
         self._captures: dict[int, list[list[Sigbus]]] = {}
         self._mce_kill: WeakKeyDictionary[threading.Thread, MceKill] = WeakKeyDictionary()
-        self.interrupt: Callable[[int], None] = lambda _thread: None
+        self.interrupt: Callable[[int], None] = nobody
         """Called with a thread that a signal was sent to: what it is waiting in returns EINTR."""
         if page_size < 64 << 10 and hugepages.free_1g:
             # Kernels with 64 KiB pages have no huge pages of 1 GiB: only 2 MiB, 512 MiB and 16 GiB.

@@ -70,7 +70,7 @@ def scenario(*, keep: list[tuple[SimHost, Vm]] | None = None) -> Steps:
 def forget() -> None:
     """All that one run leaves for the next."""
     guests.consumer.cache_clear()
-    copy_on_write.forget()
+    copy_on_write._template.cache_clear()
     blocks._BLOCKS.clear()
     closures._OPERATIONS.clear()
     closures._FACTORIES.clear()
